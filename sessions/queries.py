@@ -1,0 +1,552 @@
+"""Each filter and update that the repository sends, as a pure function to dicts.
+
+Only the classic update operators are used: no text of a user can be read as an expression.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sessions.document import LATEST_INDEX, ROUTING_INDEX
+from sessions.inputs import UNSET, Unset
+from sessions.models import RerunClaim
+from sessions.status import (
+    ALL,
+    CALLS,
+    ENDED,
+    INTERCEPTING,
+    LEASES,
+    LIFECYCLE,
+    NOT_ENDED,
+    CallName,
+    LeaseKind,
+    SessionStatus,
+)
+
+HISTORY_KEPT: Final = 32
+ANSWERS_KEPT: Final = 32
+
+Query = dict[str, Any]
+WITHOUT_HISTORY: Final[Mapping[str, int]] = {"history": 0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call on one stored session: who calls, and what must hold for it to be carried out."""
+
+    name: CallName
+    session_id: str
+    user_id: int
+    operation_id: str | None = None
+    reason: str = ""
+    expected_revision: int | None = None
+    preview_id: str | None = None
+    question_number: int | None = None
+    reply_id: str | None = None
+    conversation_id: str | None = None
+    notification_id: str | None | Unset = UNSET
+    lease: timedelta = timedelta(0)
+    max_attempts: int = 0
+    claim: RerunClaim | None = None
+    count_attempt: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Document paths that an outcome sets; an empty value removes the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A guarded write: it changes the document that the filter describes, or nothing."""
+
+    filter: Query
+    update: Query
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A read: what to look for, in which order, by which index."""
+
+    filter: Query
+    sort: tuple[tuple[str, int], ...] = ()
+    hint: str | None = None
+    limit: int = 1
+    projection: Mapping[str, int] | None = field(default_factory=lambda: WITHOUT_HISTORY)
+
+
+def _values(statuses: frozenset[SessionStatus] | tuple[SessionStatus, ...]) -> list[str]:
+    return [status.value for status in ALL if status in statuses]
+
+
+def _status_in(statuses: frozenset[SessionStatus]) -> object:
+    values = _values(statuses)
+    return values[0] if len(values) == 1 else {"$in": values}
+
+
+# --- conditions -----------------------------------------------------------------------------------------------
+
+
+def _owned(call: Call) -> Query:
+    return {"_id": call.session_id, "user_id": call.user_id}
+
+
+def _first_time(call: Call) -> Query:
+    if call.operation_id is None:
+        return {}
+    unseen: Query = {"history.operation_id": {"$ne": call.operation_id}}
+    if call.claim is None:
+        unseen["lease.operation_id"] = {"$ne": call.operation_id}
+    return unseen
+
+
+def _unexpired(at: datetime) -> Query:
+    # $not rather than $gt: a session without an end has no such field.
+    return {"state.expires_at": {"$not": {"$lte": at}}}
+
+
+def _lapsed(kind: LeaseKind, at: datetime) -> Query:
+    return {"lease.kind": kind.value, "lease.expires_at": {"$lte": at}}
+
+
+def _open_to_anyone(at: datetime) -> list[Query]:
+    """Conditions under which somebody other than a holder finds a session that has not ended."""
+    return [
+        {"$or": [_unexpired(at), {"lease.expires_at": {"$gt": at}}]},
+        {"lease.kind": {"$ne": LeaseKind.APPLY.value}},
+    ]
+
+
+def _held(call: Call, claim: RerunClaim) -> Query:
+    # Neither a revision nor a clock: the token alone says who may write.
+    return {
+        "status": LEASES[claim.kind].held_in.value,
+        "fencing_token": claim.token,
+        "lease.operation_id": claim.operation_id,
+    }
+
+
+# --- changes --------------------------------------------------------------------------------------------------
+
+
+def _entry(call: CallName, to_status: SessionStatus, at: datetime, reason: str, operation_id: str | None) -> Query:
+    return {
+        "to_status": to_status.value,
+        "at": at,
+        "reason": reason,
+        "operation_id": operation_id,
+        "call": call.value,
+    }
+
+
+class _Update:
+    """Collects one classic update; every write counts the revision and moves ``updated_at`` forward only."""
+
+    def __init__(self, at: datetime) -> None:
+        self._set: Query = {}
+        self._unset: Query = {}
+        self._inc: Query = {"revision": 1}
+        self._push: Query = {}
+        self._max: Query = {"updated_at": at}
+
+    def set(self, path: str, value: object) -> None:
+        if value in (None, "", []) and path.startswith("state."):
+            self._set.pop(path, None)
+            self._unset[path] = ""
+        else:
+            self._unset.pop(path, None)
+            self._set[path] = value
+
+    def drop_lease(self) -> None:
+        self._unset["lease"] = ""
+
+    def lease(self, lease: Query) -> None:
+        self._set["lease"] = lease
+
+    def renew_until(self, until: datetime) -> None:
+        self._max["lease.expires_at"] = until
+
+    def add(self, path: str, amount: int) -> None:
+        self._inc[path] = amount
+
+    def append(self, path: str, item: object, *, kept: int) -> None:
+        self._push[path] = {"$each": [item], "$slice": -kept}
+
+    def enter(self, status: SessionStatus, entry: Query) -> None:
+        self._set["status"] = status.value
+        self.append("history", entry, kept=HISTORY_KEPT)
+
+    def clear_for(self, status: SessionStatus) -> None:
+        for path in LIFECYCLE[status].clears:
+            self.set(path, None)
+
+    def build(self) -> Query:
+        operators = {
+            "$set": self._set,
+            "$unset": self._unset,
+            "$inc": self._inc,
+            "$max": self._max,
+            "$push": self._push,
+        }
+        return {operator: changes for operator, changes in operators.items() if changes}
+
+
+# --- creation -------------------------------------------------------------------------------------------------
+
+
+def new_document(call: Call, *, trigger_id: str, status: SessionStatus, question_number: int, at: datetime) -> Query:
+    """The document that a creation inserts."""
+    state = {
+        path.removeprefix("state."): value
+        for path, value in call.changes.items()
+        if path.startswith("state.") and value not in (None, "", [])
+    }
+    return {
+        "_id": call.session_id,
+        "user_id": call.user_id,
+        "conversation_id": call.conversation_id,
+        "trigger_id": trigger_id,
+        "current_preview_id": call.preview_id,
+        "status": status.value,
+        "state": state,
+        "question_number": question_number,
+        "fencing_token": 0,
+        "attempts": 0,
+        "answered_reply_ids": [],
+        "revision": 1,
+        "history": [_entry(call.name, status, at, call.reason, call.operation_id)],
+        "created_at": at,
+        "updated_at": at,
+    }
+
+
+# --- writes by name -------------------------------------------------------------------------------------------
+
+
+def _claim_filter(call: Call, at: datetime) -> Query:
+    conditions: Query = {
+        **_owned(call),
+        **_unexpired(at),
+        **_first_time(call),
+        "attempts": {"$lt": call.max_attempts},
+        "answered_reply_ids": {"$ne": call.reply_id},
+    }
+    rule = CALLS[call.name]
+    status = _status_in(rule.starts_from)
+    if rule.takes_over:
+        taken_over = {"status": SessionStatus.RERUNNING.value, **_lapsed(LeaseKind.REPLY, at)}
+        conditions["$or"] = [{"status": status}, taken_over]
+    else:
+        conditions |= {"status": status, "lease": {"$exists": False}}
+    if call.question_number is not None:
+        conditions["question_number"] = call.question_number
+    if call.preview_id is not None:
+        conditions["current_preview_id"] = call.preview_id
+    return conditions
+
+
+def claim(call: Call, at: datetime, *, kind: LeaseKind) -> Write:
+    """Take the session for a rerun."""
+    update = _Update(at)
+    update.lease(
+        {
+            "kind": kind.value,
+            "operation_id": call.operation_id,
+            "reply_id": call.reply_id,
+            "expires_at": at + call.lease,
+        }
+    )
+    update.add("fencing_token", 1)
+    update.add("attempts", 1)
+    held_in = LEASES[kind].held_in
+    update.enter(held_in, _entry(call.name, held_in, at, call.reason, call.operation_id))
+    return Write(_claim_filter(call, at), update.build())
+
+
+def claim_rerun(call: Call, at: datetime) -> Write:
+    """Take a waiting session, or one whose worker died, for a reply."""
+    return claim(call, at, kind=LeaseKind.REPLY)
+
+
+def claim_refinement(call: Call, at: datetime) -> Write:
+    """Take a ready preview for a change that the user wants."""
+    return claim(call, at, kind=LeaseKind.REFINEMENT)
+
+
+def _holder_of(call: Call) -> RerunClaim:
+    if call.claim is None:  # pragma: no cover - a holder's call is built with its claim only
+        message = f"{call.name} is a holder's call"
+        raise TypeError(message)
+    return call.claim
+
+
+def renew(call: Call, at: datetime) -> Write:
+    """Put a lease's expiry off; never brings it forward."""
+    update = _Update(at)
+    update.renew_until(at + call.lease)
+    return Write({**_owned(call), **_held(call, _holder_of(call))}, update.build())
+
+
+def release(call: Call, at: datetime) -> Write:
+    """Give a lease back: the session is exactly as it was before the claim."""
+    held = _holder_of(call)
+    update = _Update(at)
+    update.drop_lease()
+    if not call.count_attempt:
+        update.add("attempts", -1)
+    back = LEASES[held.kind].given_back_to
+    update.enter(back, _entry(call.name, back, at, call.reason, call.operation_id))
+    return Write({**_owned(call), **_held(call, held), **_first_time(call)}, update.build())
+
+
+def outcome(call: Call, at: datetime) -> Write:
+    """Record what a rerun came to, and that its reply was answered."""
+    held = _holder_of(call)
+    status = CALLS[call.name].enters or held.session.status
+    update = _Update(at)
+    update.drop_lease()
+    update.clear_for(status)
+    for path, value in call.changes.items():
+        update.set(path, value)
+    update.set("attempts", 0)
+    update.append("answered_reply_ids", held.reply_id, kept=ANSWERS_KEPT)
+    if status is SessionStatus.WAITING_USER_REPLY:
+        update.add("question_number", 1)
+    update.enter(status, _entry(call.name, status, at, call.reason, call.operation_id))
+    return Write({**_owned(call), **_held(call, held), **_first_time(call)}, update.build())
+
+
+def _expecting(call: Call) -> Query:
+    return {} if call.expected_revision is None else {"revision": call.expected_revision}
+
+
+def apply(call: Call, at: datetime) -> Write:
+    """End the session as applied, for the preview that the user saw."""
+    update = _Update(at)
+    update.enter(
+        SessionStatus.APPLIED, _entry(call.name, SessionStatus.APPLIED, at, call.reason, call.operation_id)
+    )
+    conditions = {
+        **_owned(call),
+        **_unexpired(at),
+        **_first_time(call),
+        **_expecting(call),
+        "status": _status_in(CALLS[call.name].starts_from),
+        "current_preview_id": call.preview_id,
+        "lease": {"$exists": False},
+    }
+    return Write(conditions, update.build())
+
+
+def end(call: Call, at: datetime) -> Write:
+    """End the session from wherever it is; a holder at work then meets a lost lease."""
+    status = CALLS[call.name].enters or SessionStatus.IGNORED
+    update = _Update(at)
+    update.drop_lease()
+    for path, value in call.changes.items():
+        update.set(path, value)
+    update.enter(status, _entry(call.name, status, at, call.reason, call.operation_id))
+    conditions = {
+        **_owned(call),
+        **_first_time(call),
+        **_expecting(call),
+        "status": _status_in(CALLS[call.name].starts_from),
+        "$and": _open_to_anyone(at),
+    }
+    return Write(conditions, update.build())
+
+
+def bind_conversation(call: Call, at: datetime) -> Write:
+    """Give the session its conversation, once."""
+    update = _Update(at)
+    update.set("conversation_id", call.conversation_id)
+    if call.notification_id is not UNSET:
+        update.set("state.last_notification_id", call.notification_id)
+    conditions = {
+        **_owned(call),
+        **_expecting(call),
+        "conversation_id": None,
+        "status": _status_in(CALLS[call.name].starts_from),
+        # A lapsed refinement counts as its preview, but would still enter the governor index as `rerunning`.
+        "$nor": [_lapsed(LeaseKind.REFINEMENT, at)],
+        "$or": [_unexpired(at), {"lease.expires_at": {"$gt": at}}, {"lease.kind": LeaseKind.APPLY.value}],
+    }
+    return Write(conditions, update.build())
+
+
+def record_notification(call: Call, at: datetime) -> Write:
+    """Note the notification that led the user here."""
+    update = _Update(at)
+    update.set("state.last_notification_id", call.notification_id)
+    return Write({**_owned(call), "state.last_notification_id": {"$ne": call.notification_id}}, update.build())
+
+
+# --- what has lapsed ------------------------------------------------------------------------------------------
+
+EXPIRED_REASON: Final = "nobody answered before expires_at"
+STALLED_REASON: Final = "the lease lapsed"
+
+
+def exhausted_reason(attempts: int) -> str:
+    """Why a session fails whose reruns keep dying."""
+    return f"no outcome after {attempts} attempts"
+
+
+def expire(at: datetime) -> Write:
+    """End whatever is past its ``expires_at`` with nobody at work on it."""
+    update = _Update(at)
+    update.drop_lease()
+    update.enter(
+        SessionStatus.EXPIRED, _entry(CallName.EXPIRE_DUE, SessionStatus.EXPIRED, at, EXPIRED_REASON, None)
+    )
+    conditions = {
+        "status": _status_in(NOT_ENDED),
+        "state.expires_at": {"$lte": at},
+        "lease.kind": {"$ne": LeaseKind.APPLY.value},
+        # Not `$not: {$gt}`: that shape also passes for a lease without an end.
+        "$or": [{"lease": {"$exists": False}}, {"lease.expires_at": {"$lte": at}}],
+    }
+    return Write(conditions, update.build())
+
+
+def put_back(kind: LeaseKind, at: datetime) -> Write:
+    """Give back what a dead worker holds."""
+    rule = LEASES[kind]
+    update = _Update(at)
+    update.drop_lease()
+    update.enter(
+        rule.given_back_to, _entry(CallName.RECOVER_STALLED, rule.given_back_to, at, STALLED_REASON, None)
+    )
+    return Write({"status": rule.held_in.value, **_lapsed(kind, at), **_unexpired(at)}, update.build())
+
+
+def put_back_reply(at: datetime, *, max_attempts: int) -> Write:
+    """Give a dead worker's reply back, unless it has killed too many."""
+    write = put_back(LeaseKind.REPLY, at)
+    return Write({**write.filter, "attempts": {"$lt": max_attempts}}, write.update)
+
+
+def _fail_exhausted(at: datetime, entry: Query) -> Query:
+    update = _Update(at)
+    update.drop_lease()
+    update.set("state.failed_reason", entry["reason"])
+    update.enter(SessionStatus.FAILED, entry)
+    return update.build()
+
+
+def fail_stalled(at: datetime, *, max_attempts: int) -> Write:
+    """End the sessions whose reply has killed its workers too often."""
+    entry = _entry(
+        CallName.RECOVER_STALLED, SessionStatus.FAILED, at, exhausted_reason(max_attempts), None
+    )
+    conditions = {
+        "status": LEASES[LeaseKind.REPLY].held_in.value,
+        **_lapsed(LeaseKind.REPLY, at),
+        **_unexpired(at),
+        "attempts": {"$gte": max_attempts},
+    }
+    return Write(conditions, _fail_exhausted(at, entry))
+
+
+def fail_exhausted_claim(call: Call, at: datetime, *, revision: int) -> Write:
+    """End the session that a claim found exhausted, guarded by the revision it was read at."""
+    entry = _entry(
+        call.name, SessionStatus.FAILED, at, exhausted_reason(call.max_attempts), call.operation_id
+    )
+    return Write({**_owned(call), "revision": revision}, _fail_exhausted(at, entry))
+
+
+def narrowed(write: Write, *, session_id: str, user_id: int, revision: int) -> Write:
+    """A sweep for one session that was read: guarded by its revision."""
+    return Write({**write.filter, "_id": session_id, "user_id": user_id, "revision": revision}, write.update)
+
+
+def narrowed_to(write: Write, session_ids: list[str]) -> Write:
+    """A sweep for the sessions of one batch."""
+    return Write({**write.filter, "_id": {"$in": session_ids}}, write.update)
+
+
+# --- lookups --------------------------------------------------------------------------------------------------
+
+
+def by_id(session_id: str, user_id: int, *, with_history: bool = False) -> Lookup:
+    """One session by its id, for its owner."""
+    return Lookup({"_id": session_id, "user_id": user_id}, projection=None if with_history else WITHOUT_HISTORY)
+
+
+def governor(user_id: int, conversation_id: str) -> Lookup:
+    """Who governs a conversation; the ``$type`` lets the planner see that the partial index fits."""
+    return Lookup(
+        {
+            "user_id": user_id,
+            "conversation_id": {"$eq": conversation_id, "$type": "string"},
+            "status": {"$in": _values(INTERCEPTING)},
+        },
+        hint=ROUTING_INDEX,
+    )
+
+
+def governors(user_id: int, conversation_ids: list[str]) -> Lookup:
+    """Who governs each of some conversations; at most one session each."""
+    return Lookup(
+        {
+            "user_id": user_id,
+            "conversation_id": {"$in": conversation_ids, "$type": "string"},
+            "status": {"$in": _values(INTERCEPTING)},
+        },
+        hint=ROUTING_INDEX,
+        limit=len(conversation_ids),
+    )
+
+
+def latest(user_id: int, conversation_id: str) -> Lookup:
+    """The session of a conversation that changed last, ended or not; all statuses are named to merge their ranges."""
+    return Lookup(
+        {"conversation_id": conversation_id, "status": {"$in": _values(ALL)}, "user_id": user_id},
+        sort=(("updated_at", -1),),
+        hint=LATEST_INDEX,
+    )
+
+
+def by_trigger(user_id: int, trigger_id: str) -> Lookup:
+    """The session that a trigger made."""
+    return Lookup({"trigger_id": trigger_id, "user_id": user_id})
+
+
+def by_preview(user_id: int, preview_id: str) -> Lookup:
+    """The session that offers, or offered last, a preview."""
+    return Lookup({"current_preview_id": preview_id, "user_id": user_id})
+
+
+def page(
+    user_id: int, statuses: frozenset[SessionStatus], *, limit: int, after: tuple[datetime, str] | None
+) -> Lookup:
+    """A user's sessions, newest first; one more than asked for, to know whether there is a next page."""
+    conditions: Query = {"user_id": user_id, "status": {"$in": _values(statuses)}}
+    if after is not None:
+        moment, session_id = after
+        # The $lte bounds the index; the $or only drops what ties with the last page's end.
+        conditions["updated_at"] = {"$lte": moment}
+        conditions["$or"] = [{"updated_at": {"$lt": moment}}, {"_id": {"$lt": session_id}}]
+    return Lookup(conditions, sort=(("updated_at", -1), ("_id", -1)), limit=limit + 1)
+
+
+def due(at: datetime, *, limit: int) -> Lookup:
+    """A batch of sessions to expire, the longest overdue first."""
+    return Lookup(expire(at).filter, sort=(("state.expires_at", 1),), limit=limit, projection={"_id": 1})
+
+
+def stalled(at: datetime, *, limit: int) -> Lookup:
+    """A batch of sessions whose rerun was left behind, the longest first."""
+    kinds = [kind.value for kind in (LeaseKind.REPLY, LeaseKind.REFINEMENT)]
+    conditions = {"lease.kind": {"$in": kinds}, "lease.expires_at": {"$lte": at}}
+    return Lookup(conditions, sort=(("lease.expires_at", 1),), limit=limit, projection={"_id": 1})
+
+
+def ended(before: datetime, *, limit: int) -> Lookup:
+    """A batch of sessions that ended before a moment."""
+    conditions = {"status": {"$in": _values(ENDED)}, "updated_at": {"$lt": before}}
+    return Lookup(conditions, sort=(("updated_at", 1),), limit=limit, projection={"_id": 1})
+
+
+def count_by_status() -> list[Query]:
+    """How many sessions stand where."""
+    return [{"$group": {"_id": "$status", "count": {"$sum": 1}}}]

@@ -1,0 +1,179 @@
+"""The lifecycle of a session, declared once as data: statuses, steps, and where each call may start."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class SessionStatus(StrEnum):
+    """Where a session stands; two statuses intercept chat, four are final."""
+
+    WAITING_USER_REPLY = "waiting_user_reply"
+    RERUNNING = "rerunning"
+    READY_PREVIEW = "ready_preview"
+    APPLIED = "applied"
+    IGNORED = "ignored"
+    EXPIRED = "expired"
+    FAILED = "failed"
+
+    @property
+    def intercepts(self) -> bool:
+        """Whether a chat message belongs to the session rather than to ordinary chat."""
+        return LIFECYCLE[self].intercepts
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the session has ended; nothing leads out of a final status."""
+        return not LIFECYCLE[self].leads_to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusRule:
+    """One row of the lifecycle: what a status means and what its entry asks for."""
+
+    entered_when: str
+    is_initial: bool = False
+    intercepts: bool = False
+    leads_to: frozenset[SessionStatus] = frozenset()
+    needs_one_of: tuple[str, ...] = ()
+    """Document paths of which at least one is filled on entry."""
+    clears: tuple[str, ...] = ()
+    """Document paths that are empty after entry; giving back a lease clears nothing."""
+
+
+_ENDED_EARLY: Final = frozenset({SessionStatus.IGNORED, SessionStatus.EXPIRED, SessionStatus.FAILED})
+
+LIFECYCLE: Final[Mapping[SessionStatus, StatusRule]] = {
+    SessionStatus.WAITING_USER_REPLY: StatusRule(
+        entered_when="the graph asked something",
+        is_initial=True,
+        intercepts=True,
+        leads_to=_ENDED_EARLY | {SessionStatus.RERUNNING},
+        needs_one_of=("state.pending_question", "state.missing_info"),
+        clears=("current_preview_id",),
+    ),
+    SessionStatus.RERUNNING: StatusRule(
+        entered_when="a reply was claimed; the graph runs again",
+        intercepts=True,
+        leads_to=_ENDED_EARLY
+        # Itself only as the take-over of a lapsed reply lease.
+        | {SessionStatus.WAITING_USER_REPLY, SessionStatus.READY_PREVIEW, SessionStatus.RERUNNING},
+    ),
+    SessionStatus.READY_PREVIEW: StatusRule(
+        entered_when="a preview can be shown",
+        is_initial=True,
+        leads_to=_ENDED_EARLY | {SessionStatus.RERUNNING, SessionStatus.APPLIED},
+        needs_one_of=("current_preview_id",),
+        clears=("state.pending_question", "state.missing_info", "state.failed_reason"),
+    ),
+    SessionStatus.APPLIED: StatusRule(entered_when="the confirmed preview was written"),
+    SessionStatus.IGNORED: StatusRule(entered_when="there was nothing to do, or the user dismissed it", is_initial=True),
+    SessionStatus.EXPIRED: StatusRule(entered_when="nobody answered in time"),
+    SessionStatus.FAILED: StatusRule(entered_when="it could not go on", needs_one_of=("state.failed_reason",)),
+}
+
+ALL: Final = tuple(LIFECYCLE)
+INITIAL: Final = frozenset(status for status, rule in LIFECYCLE.items() if rule.is_initial)
+INTERCEPTING: Final = frozenset(status for status, rule in LIFECYCLE.items() if rule.intercepts)
+NOT_ENDED: Final = frozenset(status for status, rule in LIFECYCLE.items() if rule.leads_to)
+ENDED: Final = frozenset(LIFECYCLE) - NOT_ENDED
+
+
+class LeaseKind(StrEnum):
+    """What the holder of a lease is doing."""
+
+    REPLY = "reply"
+    REFINEMENT = "refinement"
+    APPLY = "apply"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRule:
+    """What one kind of lease means for the session under it."""
+
+    held_in: SessionStatus
+    given_back_to: SessionStatus
+
+
+LEASES: Final[Mapping[LeaseKind, LeaseRule]] = {
+    LeaseKind.REPLY: LeaseRule(held_in=SessionStatus.RERUNNING, given_back_to=SessionStatus.WAITING_USER_REPLY),
+    LeaseKind.REFINEMENT: LeaseRule(held_in=SessionStatus.RERUNNING, given_back_to=SessionStatus.READY_PREVIEW),
+    LeaseKind.APPLY: LeaseRule(held_in=SessionStatus.READY_PREVIEW, given_back_to=SessionStatus.READY_PREVIEW),
+}
+
+
+class CallName(StrEnum):
+    """A call that writes, as the history names it."""
+
+    CREATE = "create"
+    GET_OR_CREATE = "get_or_create"
+    BIND_CONVERSATION = "bind_conversation"
+    RECORD_NOTIFICATION = "record_notification"
+    CLAIM_RERUN = "claim_rerun"
+    CLAIM_REFINEMENT = "claim_refinement"
+    RENEW = "renew"
+    RELEASE = "release"
+    ASK_AGAIN = "ask_again"
+    PRESENT_PREVIEW = "present_preview"
+    CLOSE_RERUN = "close_rerun"
+    FAIL_RERUN = "fail_rerun"
+    APPLY = "apply"
+    IGNORE = "ignore"
+    FAIL = "fail"
+    EXPIRE_DUE = "expire_due"
+    RECOVER_STALLED = "recover_stalled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRule:
+    """Where a call on a stored session may start and what it may enter."""
+
+    starts_from: frozenset[SessionStatus]
+    enters: SessionStatus | None = None
+    takes_over: bool = False
+    """Also starts from ``rerunning`` under a lapsed ``reply`` lease."""
+    is_claim: bool = False
+    by_holder: bool = False
+    """Starts from the status of the lease that its claim holds."""
+
+
+CALLS: Final[Mapping[CallName, CallRule]] = {
+    CallName.BIND_CONVERSATION: CallRule(starts_from=NOT_ENDED),
+    CallName.RECORD_NOTIFICATION: CallRule(starts_from=frozenset(LIFECYCLE)),
+    CallName.CLAIM_RERUN: CallRule(
+        starts_from=frozenset({SessionStatus.WAITING_USER_REPLY}),
+        enters=SessionStatus.RERUNNING,
+        takes_over=True,
+        is_claim=True,
+    ),
+    CallName.CLAIM_REFINEMENT: CallRule(
+        starts_from=frozenset({SessionStatus.READY_PREVIEW}), enters=SessionStatus.RERUNNING, is_claim=True
+    ),
+    CallName.RENEW: CallRule(starts_from=frozenset({SessionStatus.RERUNNING}), by_holder=True),
+    CallName.RELEASE: CallRule(starts_from=frozenset({SessionStatus.RERUNNING}), by_holder=True),
+    CallName.ASK_AGAIN: CallRule(
+        starts_from=frozenset({SessionStatus.RERUNNING}), enters=SessionStatus.WAITING_USER_REPLY, by_holder=True
+    ),
+    CallName.PRESENT_PREVIEW: CallRule(
+        starts_from=frozenset({SessionStatus.RERUNNING}), enters=SessionStatus.READY_PREVIEW, by_holder=True
+    ),
+    CallName.CLOSE_RERUN: CallRule(
+        starts_from=frozenset({SessionStatus.RERUNNING}), enters=SessionStatus.IGNORED, by_holder=True
+    ),
+    CallName.FAIL_RERUN: CallRule(
+        starts_from=frozenset({SessionStatus.RERUNNING}), enters=SessionStatus.FAILED, by_holder=True
+    ),
+    CallName.APPLY: CallRule(starts_from=frozenset({SessionStatus.READY_PREVIEW}), enters=SessionStatus.APPLIED),
+    CallName.IGNORE: CallRule(starts_from=NOT_ENDED, enters=SessionStatus.IGNORED),
+    CallName.FAIL: CallRule(starts_from=NOT_ENDED, enters=SessionStatus.FAILED),
+}
+
+
+def lifecycle_diagram() -> str:
+    """The table as a Mermaid state diagram; README shows this text and a test keeps it equal."""
+    lines = ["stateDiagram-v2"]
+    lines += [f"    [*] --> {status}" for status in ALL if status in INITIAL]
+    lines += [f"    {here} --> {there}" for here in ALL for there in ALL if there in LIFECYCLE[here].leads_to]
+    lines += [f"    {status} --> [*]" for status in ALL if status in ENDED]
+    return "\n".join(lines)
