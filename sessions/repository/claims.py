@@ -1,0 +1,284 @@
+"""Binding, and the leases: claim, renew, give back; who works on a session, and how long."""
+
+from datetime import timedelta
+from typing import Any
+
+from sessions import inputs, queries
+from sessions.errors import InvalidSessionInput
+from sessions.inputs import UNSET, Unset
+from sessions.models import ActiveScheduleSessionSnapshot, RerunClaim
+from sessions.queries import Call
+from sessions.repository.engine import Engine
+from sessions.status import CallName
+
+
+def checked_claim(claim: object) -> RerunClaim:
+    """A claim that a repository handed out."""
+    if not isinstance(claim, RerunClaim):
+        raise InvalidSessionInput("claim", "the RerunClaim that a claim or a renewal returned")
+    return claim
+
+
+def _claim_of(session: ActiveScheduleSessionSnapshot, lease: timedelta) -> RerunClaim:
+    held = session.lease
+    if held is None or held.reply_id is None:  # pragma: no cover - the guarded write has just put it there
+        message = "a claim was carried out without a lease"
+        raise TypeError(message)
+    return RerunClaim(
+        session=session,
+        kind=held.kind,
+        token=session.fencing_token,
+        operation_id=held.operation_id,
+        reply_id=held.reply_id,
+        attempt=session.attempts,
+        expires_at=held.expires_at,
+        lease=lease,
+    )
+
+
+class Claims(Engine):
+    """The calls that decide who works on a session."""
+
+    async def bind_conversation(
+        self,
+        session_id: str,
+        conversation_id: str,
+        *,
+        user_id: int,
+        notification_id: str | None | Unset = UNSET,
+        expected_revision: int | None = None,
+    ) -> ActiveScheduleSessionSnapshot:
+        """Give the session its conversation, once; again to the same one changes nothing.
+
+        Args:
+            session_id: 1 to 64 characters.
+            conversation_id: 1 to 128 characters.
+            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
+            notification_id: Recorded in the same write, 1 to 64 characters; None clears it.
+            expected_revision: Refuse where the session has been written since, from 1.
+
+        Returns:
+            The session as it stands.
+
+        Raises:
+            InvalidSessionInput: An argument is outside its limits; nothing was sent.
+            SessionNotFound: This user has no such session.
+            InvalidTransition: The session has ended.
+            ConversationBusy: Another session governs the conversation.
+            TransitionConflict: ``already_bound`` to another conversation, or ``revision_changed``.
+            StoreUnavailable: No primary answered within the repository's ``timeout``.
+
+        Round trips:
+            One ``findAndModify``; a refusal or a repetition adds a ``find`` or two.
+        """
+        call = Call(
+            name=CallName.BIND_CONVERSATION,
+            session_id=inputs.identifier("session_id", session_id),
+            user_id=inputs.integer("user_id", user_id),
+            conversation_id=inputs.identifier("conversation_id", conversation_id),
+            notification_id=inputs.settable_identifier("notification_id", notification_id),
+            expected_revision=inputs.optional_integer("expected_revision", expected_revision),
+        )
+        return await self._carry_out(call, queries.bind_conversation)
+
+    async def record_notification(
+        self, session_id: str, notification_id: str, *, user_id: int
+    ) -> ActiveScheduleSessionSnapshot:
+        """Note the notification that was sent for the session, in any status; the same one again changes nothing.
+
+        Args:
+            session_id: 1 to 64 characters.
+            notification_id: 1 to 64 characters.
+            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
+
+        Returns:
+            The session as it stands.
+
+        Raises:
+            InvalidSessionInput: An argument is outside its limits; nothing was sent.
+            SessionNotFound: This user has no such session.
+            StoreUnavailable: No primary answered within the repository's ``timeout``.
+
+        Round trips:
+            One ``findAndModify``; a refusal or a repetition adds a ``find``.
+        """
+        call = Call(
+            name=CallName.RECORD_NOTIFICATION,
+            session_id=inputs.identifier("session_id", session_id),
+            user_id=inputs.integer("user_id", user_id),
+            notification_id=inputs.identifier("notification_id", notification_id),
+        )
+        return await self._carry_out(call, queries.record_notification)
+
+    async def claim_rerun(
+        self,
+        session_id: str,
+        *,
+        user_id: int,
+        reply_id: str,
+        question_number: int | None = None,
+        lease: timedelta | None = None,
+        operation_id: str | None = None,
+    ) -> RerunClaim:
+        """Take the session for a reply, or take it over from a worker whose ``reply`` lease lapsed.
+
+        Args:
+            session_id: 1 to 64 characters.
+            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
+            reply_id: The message, 1 to 128 characters; it drives at most one recorded rerun.
+            question_number: The question that the sender saw, from 0; None where it is not known.
+            lease: How long nobody else may, 1 ms to 7 days; None for the repository's.
+            operation_id: The same for each attempt at one call, 1 to 64 characters.
+
+        Returns:
+            The claim; a replay gets the same one while its lease is current.
+
+        Raises:
+            InvalidSessionInput: An argument is outside its limits; nothing was sent.
+            SessionNotFound: This user has no such session.
+            StaleReply: Another question stands, or none.
+            InvalidTransition: The session does not wait for a reply.
+            TransitionConflict: ``in_progress``, ``already_answered``, ``operation_id_reused``, ``raced``, or
+                ``attempts_exhausted``, by which the session has ended as ``failed``.
+            LeaseLost: A replay whose lease is gone.
+            StoreUnavailable: No primary answered within the repository's ``timeout``.
+
+        Round trips:
+            One ``findAndModify``; a refusal or a replay adds a ``find``, exhausted attempts one write more.
+        """
+        call = Call(
+            question_number=inputs.optional_integer("question_number", question_number),
+            **self._claim_arguments(CallName.CLAIM_RERUN, session_id, user_id, reply_id, lease, operation_id),
+        )
+        return _claim_of(await self._carry_out(call, queries.claim_rerun), call.lease)
+
+    async def claim_refinement(
+        self,
+        session_id: str,
+        *,
+        user_id: int,
+        preview_id: str,
+        reply_id: str,
+        lease: timedelta | None = None,
+        operation_id: str | None = None,
+    ) -> RerunClaim:
+        """Take a ready preview for a change that the user wants; given back, it is ready as before.
+
+        Args:
+            session_id: 1 to 64 characters.
+            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
+            preview_id: The preview that the user saw, 1 to 64 characters.
+            reply_id: The message, 1 to 128 characters; it drives at most one recorded rerun.
+            lease: How long nobody else may, 1 ms to 7 days; None for the repository's.
+            operation_id: The same for each attempt at one call, 1 to 64 characters.
+
+        Returns:
+            The claim; a replay gets the same one while its lease is current.
+
+        Raises:
+            InvalidSessionInput: An argument is outside its limits; nothing was sent.
+            SessionNotFound: This user has no such session.
+            StalePreview: Another preview is offered, or none.
+            InvalidTransition: No preview is ready.
+            ConversationBusy: Another session governs the conversation.
+            TransitionConflict: ``in_progress``, ``applying``, ``already_answered``, ``attempts_exhausted`` (the
+                preview still stands), ``operation_id_reused`` or ``raced``.
+            LeaseLost: A replay whose lease is gone.
+            StoreUnavailable: No primary answered within the repository's ``timeout``.
+
+        Round trips:
+            One ``findAndModify``; a refusal or a replay adds a ``find`` or two.
+        """
+        call = Call(
+            preview_id=inputs.identifier("preview_id", preview_id),
+            **self._claim_arguments(CallName.CLAIM_REFINEMENT, session_id, user_id, reply_id, lease, operation_id),
+        )
+        return _claim_of(await self._carry_out(call, queries.claim_refinement), call.lease)
+
+    def _claim_arguments(
+        self,
+        name: CallName,
+        session_id: str,
+        user_id: int,
+        reply_id: str,
+        lease: timedelta | None,
+        operation_id: str | None,
+    ) -> dict[str, Any]:
+        return {
+            "name": name,
+            "session_id": inputs.identifier("session_id", session_id),
+            "user_id": inputs.integer("user_id", user_id),
+            "reply_id": inputs.identifier("reply_id", reply_id),
+            "lease": self._lease if lease is None else inputs.duration("lease", lease),
+            "operation_id": self._operation_id(operation_id),
+            "max_attempts": self._max_attempts,
+        }
+
+    async def renew(self, claim: RerunClaim) -> RerunClaim:
+        """Put the lease's expiry off by its length from now; also where it lapsed and nobody took it over.
+
+        Args:
+            claim: What a claim or a renewal returned.
+
+        Returns:
+            The claim with its new expiry.
+
+        Raises:
+            InvalidSessionInput: This is no claim; nothing was sent.
+            SessionNotFound: The session is gone.
+            LeaseLost: The claim was taken over, given back or ended.
+            StoreUnavailable: No primary answered within the repository's ``timeout``.
+
+        Round trips:
+            One ``findAndModify``; a refusal adds a ``find``.
+        """
+        held = checked_claim(claim)
+        call = Call(
+            name=CallName.RENEW,
+            session_id=held.session.session_id,
+            user_id=held.session.user_id,
+            claim=held,
+            lease=held.lease,
+        )
+        return _claim_of(await self._carry_out(call, queries.renew), held.lease)
+
+    async def release(
+        self,
+        claim: RerunClaim,
+        *,
+        reason: str = "",
+        count_attempt: bool = False,
+        operation_id: str | None = None,
+    ) -> ActiveScheduleSessionSnapshot:
+        """Give the session back exactly as it was before the claim; the reply counts as not consumed.
+
+        Args:
+            claim: What a claim or a renewal returned.
+            reason: For the history, at most 2,000 characters.
+            count_attempt: Keep the attempt counted, as for a time-out.
+            operation_id: The same for each attempt at one call, 1 to 64 characters.
+
+        Returns:
+            The session as it stands.
+
+        Raises:
+            InvalidSessionInput: An argument is outside its limits; nothing was sent.
+            SessionNotFound: The session is gone.
+            LeaseLost: The claim was taken over, given back or ended.
+            TransitionConflict: ``operation_id_reused`` or ``raced``.
+            StoreUnavailable: No primary answered within the repository's ``timeout``.
+
+        Round trips:
+            One ``findAndModify``; a refusal or a replay adds a ``find``.
+        """
+        held = checked_claim(claim)
+        call = Call(
+            name=CallName.RELEASE,
+            session_id=held.session.session_id,
+            user_id=held.session.user_id,
+            claim=held,
+            reason=inputs.text("reason", reason),
+            count_attempt=inputs.flag("count_attempt", count_attempt),
+            operation_id=self._operation_id(operation_id),
+        )
+        return await self._carry_out(call, queries.release)

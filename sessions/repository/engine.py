@@ -1,0 +1,150 @@
+"""How every write is carried out: one guarded update, and only where it changes nothing a look at the reason."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import uuid4
+
+from sessions import inputs, queries
+from sessions.clock import Clock
+from sessions.document import GOVERNOR_FIELDS
+from sessions.driver import DuplicateKey, SessionCollection
+from sessions.errors import (
+    ConflictReason,
+    ConversationBusy,
+    SessionNotFound,
+    SessionRef,
+    TransitionConflict,
+)
+from sessions.lapsing import counts_as, has_expired
+from sessions.models import ActiveScheduleSessionSnapshot, to_snapshot
+from sessions.queries import Call, Query, Write
+from sessions.repository.refusals import Exhausted, Lapsed, Refused, Replayed, explain, reference
+from sessions.status import CallName, LeaseKind
+
+RETRIES: Final = 3
+"""How often a call is tried again after what stood in the way was put back, or had gone by itself."""
+
+Build = Callable[[Call, datetime], Write]
+
+
+class Engine:
+    """The common ground of the repository's parts: collection, clock, limits, and the way of one write."""
+
+    def __init__(
+        self, collection: SessionCollection, clock: Clock, *, lease: timedelta, max_attempts: int
+    ) -> None:
+        self._collection = collection
+        self._clock = clock
+        self._lease = lease
+        self._max_attempts = max_attempts
+
+    def _operation_id(self, operation_id: str | None) -> str:
+        return uuid4().hex if operation_id is None else inputs.identifier("operation_id", operation_id)
+
+    async def _carry_out(self, call: Call, build: Build) -> ActiveScheduleSessionSnapshot:
+        about = SessionRef(session_id=call.session_id, user_id=call.user_id)
+        at = self._clock.now()
+        session: ActiveScheduleSessionSnapshot | None = None
+        for _ in range(1 + RETRIES):
+            at = self._clock.now()
+            try:
+                stored = await self._collection.find_one_and_update(build(call, at), about=about)
+            except DuplicateKey as error:
+                session = await self._stored(call)
+                await self._make_way(call, await self._conversation_of(call, session, error), session, at)
+                continue
+            if stored is not None:
+                return to_snapshot(stored)
+            raw = await self._collection.find_one(
+                queries.by_id(call.session_id, call.user_id, with_history=True), about=about
+            )
+            session = to_snapshot(raw) if raw is not None else None
+            verdict = explain(call, raw, at)
+            match verdict:
+                case Replayed(found):
+                    return found
+                case Refused(error=refusal, after_governor=after_governor):
+                    if after_governor:
+                        await self._refuse_if_busy(call, session, at)
+                    raise refusal
+                case Exhausted(found):
+                    await self._fail_exhausted(call, found, at)
+                case Lapsed(found):
+                    call = await self._put_back_first(call, found, at)
+        about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
+        raise TransitionConflict(about, reason=ConflictReason.RACED)
+
+    async def _stored(self, call: Call) -> ActiveScheduleSessionSnapshot | None:
+        raw = await self._collection.find_one(queries.by_id(call.session_id, call.user_id))
+        return to_snapshot(raw) if raw is not None else None
+
+    async def _conversation_of(
+        self, call: Call, session: ActiveScheduleSessionSnapshot | None, error: DuplicateKey
+    ) -> str:
+        conversation_id = call.conversation_id or (session.conversation_id if session is not None else None)
+        if conversation_id is None or (error.fields and error.fields != GOVERNOR_FIELDS):
+            about = SessionRef(session_id=call.session_id, user_id=call.user_id)
+            raise ConversationBusy(about, governing_session_id=None) if session else SessionNotFound(about)
+        return conversation_id
+
+    async def _governor(self, user_id: int, conversation_id: str) -> ActiveScheduleSessionSnapshot | None:
+        raw = await self._collection.find_one(
+            queries.governor(user_id, conversation_id), about=SessionRef(user_id=user_id)
+        )
+        return to_snapshot(raw) if raw is not None else None
+
+    async def _make_way(
+        self, call: Call, conversation_id: str, session: ActiveScheduleSessionSnapshot | None, at: datetime
+    ) -> None:
+        """End or put back the session that occupies the conversation, where it has lapsed; refuse where it has not."""
+        governing = await self._governor(call.user_id, conversation_id)
+        if governing is None or governing.session_id == call.session_id:
+            return
+        if counts_as(governing, at).intercepts:
+            about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
+            raise ConversationBusy(about, governing_session_id=governing.session_id)
+        await self._sweep_one(governing, at)
+
+    async def _refuse_if_busy(
+        self, call: Call, session: ActiveScheduleSessionSnapshot | None, at: datetime
+    ) -> None:
+        if session is None or call.name not in (CallName.BIND_CONVERSATION, CallName.CLAIM_REFINEMENT):
+            return
+        would_intercept = call.name is CallName.CLAIM_REFINEMENT or counts_as(session, at).intercepts
+        conversation_id = call.conversation_id or session.conversation_id
+        if not would_intercept or conversation_id is None:
+            return
+        governing = await self._governor(call.user_id, conversation_id)
+        if governing is None or governing.session_id == call.session_id or not counts_as(governing, at).intercepts:
+            return
+        about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
+        raise ConversationBusy(about, governing_session_id=governing.session_id)
+
+    async def _sweep_one(self, found: ActiveScheduleSessionSnapshot, at: datetime) -> Query | None:
+        """End an expired session, or put a lapsed refinement back, guarded by the revision it was read at."""
+        write = queries.expire(at) if has_expired(found, at) else queries.put_back(LeaseKind.REFINEMENT, at)
+        guarded = queries.narrowed(
+            write, session_id=found.session_id, user_id=found.user_id, revision=found.revision
+        )
+        about = SessionRef(session_id=found.session_id, user_id=found.user_id)
+        return await self._collection.find_one_and_update(guarded, about=about)
+
+    async def _put_back_first(self, call: Call, found: ActiveScheduleSessionSnapshot, at: datetime) -> Call:
+        swept = await self._sweep_one(found, at)
+        if swept is not None and call.expected_revision == found.revision:
+            # The caller's revision was right; it is this call's own sweep that moved it on.
+            return replace(call, expected_revision=swept["revision"])
+        return call
+
+    async def _fail_exhausted(self, call: Call, found: ActiveScheduleSessionSnapshot, at: datetime) -> None:
+        """End the session and say why; where somebody else was first, return, so that the call is tried again."""
+        about = SessionRef(session_id=call.session_id, user_id=call.user_id)
+        ended = await self._collection.find_one_and_update(
+            queries.fail_exhausted_claim(call, at, revision=found.revision), about=about
+        )
+        if ended is None:
+            return
+        about = reference(to_snapshot(ended), session_id=call.session_id, user_id=call.user_id, at=at)
+        raise TransitionConflict(about, reason=ConflictReason.ATTEMPTS_EXHAUSTED)

@@ -1,0 +1,138 @@
+"""The repository as a whole, and its opening: indexes verified, the server's clock learned."""
+
+from collections.abc import Callable, Generator
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from sessions import inputs
+from sessions.clock import Clock, GivenClock, ServerClock, system_time
+from sessions.document import INDEXES, ROUTING_INDEX
+from sessions.driver import DuplicateKey, SessionCollection
+from sessions.errors import IndexesMissing, InvalidSessionInput
+from sessions.index_comparison import differences
+from sessions.repository.claims import Claims
+from sessions.repository.creation import Creation
+from sessions.repository.lookups import Lookups
+from sessions.repository.outcomes import Endings, Outcomes
+from sessions.repository.sweeps import Sweeps
+
+if TYPE_CHECKING:
+    from sessions.driver import Database
+
+DEFAULT_LEASE: Final = timedelta(seconds=60)
+
+
+class SessionRepository(Creation, Lookups, Claims, Outcomes, Endings, Sweeps):
+    """The sessions of one database; `open_repository` makes it.
+
+    Every status change that succeeds is one atomic write; every refusal is a typed error that says why.
+    """
+
+    async def close(self) -> None:
+        """Stop following the server's clock; the client stays open, it is the caller's. May be called twice."""
+        await self._clock.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class _Opening:
+    """Awaited, it gives the repository; entered, it closes it at the end too."""
+
+    def __init__(self, open_it: Callable[[], Generator[object, None, SessionRepository]]) -> None:
+        self._open_it = open_it
+        self._repository: SessionRepository | None = None
+
+    def __await__(self) -> Generator[object, None, SessionRepository]:
+        return self._open_it()
+
+    async def __aenter__(self) -> SessionRepository:
+        self._repository = await self
+        return self._repository
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._repository is not None:
+            await self._repository.close()
+
+
+def open_repository(
+    database: "Database",
+    *,
+    create_indexes: bool = False,
+    verify_indexes: bool = True,
+    timeout: float = 5.0,
+    lease: timedelta = DEFAULT_LEASE,
+    max_attempts: int = 5,
+    clock: Callable[[], datetime] | None = None,
+) -> _Opening:
+    """Open the sessions of a database: ``await`` it, or ``async with`` it.
+
+    Args:
+        database: A database of Motor, PyMongo Async or mongomock-motor; its options for codec, reads and writes
+            are not used.
+        create_indexes: Create all nine declared indexes, one at a time; for tests and demos.
+        verify_indexes: Refuse a database without the governor index; with False the caller answers for it.
+        timeout: How long a call may take, 0.001 to 3,600 seconds.
+        lease: How long a claim lasts unless it says otherwise, 1 ms to 7 days.
+        max_attempts: Reruns that may die without an outcome before the session fails, 1 to 1,000.
+        clock: Returns the time as an aware datetime; None for the server's clock (the system's on the double).
+
+    Returns:
+        A repository, which is an async context manager too.
+
+    Raises:
+        InvalidSessionInput: An argument is outside its limits; nothing was sent.
+        IndexesMissing: The governor index is missing, unfinished or another; it says what differs.
+        StoreUnavailable: No primary answered within ``timeout``.
+
+    Round trips:
+        One ``listIndexes`` and five ``hello``; none of the latter where a clock is given.
+    """
+    create = inputs.flag("create_indexes", create_indexes)
+    verify = inputs.flag("verify_indexes", verify_indexes)
+    checked_lease = inputs.duration("lease", lease)
+    checked_attempts = inputs.integer("max_attempts", max_attempts)
+    if clock is not None and not callable(clock):
+        raise InvalidSessionInput("clock", "None, or a callable that returns an aware datetime")
+    collection = SessionCollection(database, timeout=inputs.seconds("timeout", timeout))
+
+    async def opened() -> SessionRepository:
+        if create:
+            await _create_all(collection)
+        if verify:
+            await _verify(collection)
+        told: Clock
+        if clock is not None or collection.is_double:
+            told = GivenClock(clock or system_time)
+            told.now()
+        else:
+            server = ServerClock(collection)
+            await server.start()
+            told = server
+        return SessionRepository(collection, told, lease=checked_lease, max_attempts=checked_attempts)
+
+    return _Opening(lambda: opened().__await__())
+
+
+async def _create_all(collection: SessionCollection) -> None:
+    for index in INDEXES:
+        try:
+            await collection.create_index(index)
+        except DuplicateKey as error:
+            name = index.document["name"]
+            raise IndexesMissing((f"index {name} cannot be built: sessions in the database violate it",)) from error
+
+
+async def _verify(collection: SessionCollection) -> None:
+    declared = next(dict(index.document) for index in INDEXES if index.document["name"] == ROUTING_INDEX)
+    present = (await collection.indexes()).get(ROUTING_INDEX)
+    if found := differences(declared, present):
+        raise IndexesMissing(found)

@@ -1,0 +1,106 @@
+"""Upkeep in bounded batches: any number of processes may run it at once, each session is swept by one of them."""
+
+from datetime import datetime
+
+from sessions import inputs, queries
+from sessions.queries import Lookup, Write
+from sessions.repository.engine import Engine
+from sessions.status import ALL, LeaseKind, SessionStatus
+
+
+class Sweeps(Engine):
+    """The calls that workers repeat in the background."""
+
+    async def _batch(self, lookup: Lookup) -> list[str]:
+        return [raw["_id"] for raw in await self._collection.find(lookup)]
+
+    async def _sweep(self, session_ids: list[str], write: Write) -> int:
+        # The guard stands in the filter again: what changed since the batch was read is left alone.
+        return await self._collection.update_many(queries.narrowed_to(write, session_ids)) if session_ids else 0
+
+    async def expire_due(self, *, limit: int = 1000) -> int:
+        """End sessions that are past their ``expires_at`` with nobody at work on them.
+
+        Args:
+            limit: At most so many, 1 to 100,000.
+
+        Returns:
+            How many were ended; fewer than ``limit`` says that none were left.
+
+        Raises:
+            InvalidSessionInput: An argument is outside its limits; nothing was sent.
+            StoreUnavailable: No primary answered within the repository's ``timeout``.
+
+        Round trips:
+            One ``find``, and one ``update`` where it found something.
+        """
+        limit = inputs.integer("limit", limit)
+        at = self._clock.now()
+        return await self._sweep(await self._batch(queries.due(at, limit=limit)), queries.expire(at))
+
+    async def recover_stalled(self, *, limit: int = 1000) -> int:
+        """Give back what dead workers hold: a reply to its question, a refinement to its preview.
+
+        A reply that has killed ``max_attempts`` workers ends its session as ``failed``; a session that is past its
+        ``expires_at`` too ends as ``expired``, which is what it counted as already.
+
+        Args:
+            limit: At most so many, 1 to 100,000.
+
+        Returns:
+            How many were given back or ended.
+
+        Raises:
+            InvalidSessionInput: An argument is outside its limits; nothing was sent.
+            StoreUnavailable: No primary answered within the repository's ``timeout``.
+
+        Round trips:
+            One ``find``, and four ``update`` where it found something.
+        """
+        limit = inputs.integer("limit", limit)
+        at = self._clock.now()
+        batch = await self._batch(queries.stalled(at, limit=limit))
+        sweeps = (
+            queries.expire(at),
+            queries.fail_stalled(at, max_attempts=self._max_attempts),
+            queries.put_back_reply(at, max_attempts=self._max_attempts),
+            queries.put_back(LeaseKind.REFINEMENT, at),
+        )
+        return sum([await self._sweep(batch, write) for write in sweeps])
+
+    async def purge(self, *, ended_before: datetime, limit: int = 1000) -> int:
+        """Delete sessions that ended before a moment; their triggers can make sessions again.
+
+        Args:
+            ended_before: An aware moment; a session that ended at it is kept.
+            limit: At most so many, 1 to 100,000.
+
+        Returns:
+            How many were deleted.
+
+        Raises:
+            InvalidSessionInput: An argument is outside its limits; nothing was sent.
+            StoreUnavailable: No primary answered within the repository's ``timeout``.
+
+        Round trips:
+            One ``find``, and one ``delete`` where it found something.
+        """
+        before = inputs.moment("ended_before", ended_before)
+        lookup = queries.ended(before, limit=inputs.integer("limit", limit))
+        batch = await self._batch(lookup)
+        return await self._collection.delete_many({**lookup.filter, "_id": {"$in": batch}}) if batch else 0
+
+    async def count_by_status(self) -> dict[SessionStatus, int]:
+        """Count the sessions that stand in each status.
+
+        Returns:
+            A number for each of the seven statuses.
+
+        Raises:
+            StoreUnavailable: No primary answered within the repository's ``timeout``.
+
+        Round trips:
+            One ``aggregate``, which looks at every session.
+        """
+        counted = {raw["_id"]: raw["count"] for raw in await self._collection.aggregate(queries.count_by_status())}
+        return {status: counted.get(status.value, 0) for status in ALL}
