@@ -5,7 +5,7 @@ Driver errors become this library's by a table; what error 175 killed is sent ag
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from time import monotonic
@@ -88,15 +88,27 @@ def _unavailable(error: PyMongoError, about: SessionRef, *, writes: bool) -> Sto
     return StoreUnavailable(about, outcome=known if writes else WriteOutcome.NOT_WRITTEN, cause=cause)
 
 
-def connect(uri: str, **options: Any) -> "Client":
-    """A client of the driver that the installed Beanie line works with: Motor below 2, PyMongo Async from 2 on."""
-    if version("beanie").startswith("1."):
+DEFAULT_DRIVER: Final = "motor" if version("beanie").startswith("1.") else "pymongo"
+"""The driver that the installed Beanie line works with: Beanie 2 refuses a Motor client."""
+
+
+def connect(uri: str, *, driver: str = DEFAULT_DRIVER, listeners: Sequence[Any] = ()) -> "Client":
+    """A client of ``motor`` or ``pymongo``."""
+    if driver == "motor":
         from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415 - Motor is an extra
 
-        return AsyncIOMotorClient(uri, **options)
+        return AsyncIOMotorClient(uri, event_listeners=list(listeners))
     from pymongo import AsyncMongoClient  # noqa: PLC0415 - only where it is chosen
 
-    return AsyncMongoClient(uri, **options)
+    return AsyncMongoClient(uri, event_listeners=list(listeners))
+
+
+def connect_double() -> "Client":
+    """The in-memory double; no atomicity, no indexes and no speed can be proved on it."""
+    from mongomock_motor import AsyncMongoMockClient  # noqa: PLC0415 - the double is for tests and demos only
+
+    double: Client = AsyncMongoMockClient()
+    return double
 
 
 async def disconnect(client: "Client") -> None:

@@ -1,0 +1,281 @@
+"""Pytest fixtures: a repository on each backend, a ``mongod`` per run, a clock to move, sessions in any status."""
+
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+
+from sessions.document import COLLECTION
+from sessions.driver import connect, connect_double, disconnect
+from sessions.models import ActiveScheduleSessionSnapshot, RerunClaim
+from sessions.mongod import find_mongod, running_mongod
+from sessions.repository import SessionRepository, open_repository
+from sessions.status import SessionStatus
+
+if TYPE_CHECKING:
+    from sessions.driver import Client, Database
+
+
+class MovedClock:
+    """A clock that stands still until the test moves it."""
+
+    def __init__(self, at: datetime) -> None:
+        self.at = at
+
+    def __call__(self) -> datetime:
+        return self.at
+
+    def advance(self, **by: float) -> None:
+        """Move on by a `timedelta`'s arguments: ``clock.advance(seconds=61)``."""
+        self.at += timedelta(**by)
+
+
+class CommandCounter(CommandListener):
+    """Counts what the driver sends, by command name; `counting` limits it to a stretch of a test."""
+
+    _UNRELATED: Final = frozenset({"hello", "ismaster", "ping", "endSessions", "killCursors"})
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] | None = None
+        self.commands: list[Mapping[str, Any]] = []
+
+    @contextmanager
+    def counting(self) -> Iterator[Counter[str]]:
+        """The commands sent within the block."""
+        counts: Counter[str] = Counter()
+        self._counts, self.commands = counts, []
+        try:
+            yield counts
+        finally:
+            self._counts = None
+
+    def started(self, event: CommandStartedEvent) -> None:
+        """Count one."""
+        if self._counts is not None and event.command_name not in self._UNRELATED:
+            self._counts[event.command_name] += 1
+            self.commands.append(event.command)
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """Counted when it was sent."""
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """Counted when it was sent."""
+
+
+_BEANIE_2: Final = not version("beanie").startswith("1.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """One store that the suite runs on, and what it cannot show."""
+
+    name: str
+    gaps: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_real(self) -> bool:
+        """Whether a server answers."""
+        return self.name != "double"
+
+
+BACKENDS: Final[Mapping[str, Backend]] = {
+    "double": Backend(
+        name="double",
+        gaps={
+            "server": "mongomock-motor is no server: neither plans nor commands nor atomicity can be seen on it",
+            "beanie": "Beanie 2 does not start on mongomock-motor" if _BEANIE_2 else "",
+        },
+    ),
+    "motor": Backend(name="motor", gaps={"beanie": "Beanie 2 refuses a Motor client" if _BEANIE_2 else ""}),
+    "pymongo": Backend(name="pymongo"),
+}
+
+
+@pytest.fixture
+def session_clock() -> MovedClock:
+    """A clock at the start of 2026, to be moved by the test."""
+    return MovedClock(datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def mongod_uri() -> AsyncIterator[str]:
+    """A real server for the run: MONGODB_URI, else a ``mongod`` of the run's own, else a skip that says so."""
+    if given := os.environ.get("MONGODB_URI"):
+        yield given
+        return
+    binary = find_mongod()
+    if binary is None:
+        pytest.skip("no MONGODB_URI, no mongod on PATH, and the `server` extra has none for this platform")
+    async with running_mongod(binary) as uri:
+        yield uri
+
+
+@pytest.fixture(params=list(BACKENDS))
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend in turn; one that lacks what the test ``needs`` is skipped by name."""
+    found = BACKENDS[request.param]
+    for need in request.node.iter_markers("needs"):
+        if reason := found.gaps.get(need.args[0]):
+            pytest.skip(f"{found.name}: {reason}")
+    return found
+
+
+@pytest.fixture(scope="session")
+def _clients() -> dict[str, tuple["Client", CommandCounter]]:
+    return {}
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session", autouse=True)
+async def _closed_clients(_clients: dict[str, tuple["Client", CommandCounter]]) -> AsyncIterator[None]:
+    yield
+    for client, _ in _clients.values():
+        await disconnect(client)
+
+
+@pytest.fixture
+def _client(
+    backend: Backend, request: pytest.FixtureRequest, _clients: dict[str, tuple["Client", CommandCounter]]
+) -> tuple["Client", CommandCounter]:
+    counter = CommandCounter()
+    if not backend.is_real:
+        return connect_double(), counter
+    uri: str = request.getfixturevalue("mongod_uri")
+    if backend.name not in _clients:
+        _clients[backend.name] = (connect(uri, driver=backend.name, listeners=[counter]), counter)
+    return _clients[backend.name]
+
+
+@pytest.fixture
+def command_counter(_client: tuple["Client", CommandCounter]) -> CommandCounter:
+    """Counts the commands of the backend's client."""
+    return _client[1]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def database(_client: tuple["Client", CommandCounter]) -> AsyncIterator["Database"]:
+    """An empty database of the test's own, removed after it."""
+    client: Any = _client[0]
+    name = f"sessions_test_{uuid4().hex[:16]}"
+    yield client[name]
+    await client.drop_database(name)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def repository(database: "Database", session_clock: MovedClock) -> AsyncIterator[SessionRepository]:
+    """A repository over an empty database of its own, on each backend in turn, by the moved clock."""
+    async with open_repository(database, create_indexes=True, clock=session_clock) as opened:
+        yield opened
+
+
+StoredDocument = Callable[[str], Awaitable[dict[str, Any] | None]]
+
+
+@pytest.fixture
+def stored(database: "Database") -> StoredDocument:
+    """Reads a session's document as it is stored, by its id."""
+
+    async def read(session_id: str) -> dict[str, Any] | None:
+        collection: Any = database[COLLECTION]
+        found: dict[str, Any] | None = await collection.find_one({"_id": session_id})
+        return found
+
+    return read
+
+
+@dataclass(frozen=True, slots=True)
+class SessionMaker:
+    """Makes sessions in any status, each by calls that the lifecycle allows; each has a trigger of its own."""
+
+    repository: SessionRepository
+    clock: MovedClock
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    async def __call__(
+        self,
+        status: SessionStatus = SessionStatus.WAITING_USER_REPLY,
+        *,
+        user_id: int = 1,
+        conversation_id: str | None = None,
+        expires_at: datetime | None = None,
+    ) -> ActiveScheduleSessionSnapshot:
+        """A session in this status; its preview is ``preview-N``, the reply it ran for ``reply-N``."""
+        number = next(self._numbers)
+        if status is SessionStatus.RERUNNING:
+            claim = await self.claim(user_id=user_id, conversation_id=conversation_id, expires_at=expires_at)
+            return claim.session
+        asked = status in (SessionStatus.WAITING_USER_REPLY, SessionStatus.EXPIRED, SessionStatus.FAILED)
+        if status is SessionStatus.EXPIRED and expires_at is None:
+            expires_at = self.clock() + timedelta(seconds=1)
+        session = await self.repository.create(
+            user_id,
+            f"trigger-{number}",
+            conversation_id=conversation_id,
+            pending_question="Which lesson?" if asked else "",
+            preview_id=f"preview-{number}" if not asked else None,
+            expires_at=expires_at,
+        )
+        if status is SessionStatus.APPLIED:
+            preview_id = f"preview-{number}"
+            return await self.repository.apply(session.session_id, user_id=user_id, preview_id=preview_id)
+        if status is SessionStatus.IGNORED:
+            return await self.repository.ignore(session.session_id, user_id=user_id)
+        if status is SessionStatus.FAILED:
+            return await self.repository.fail(session.session_id, user_id=user_id, reason="made to fail")
+        if status is SessionStatus.EXPIRED:
+            assert expires_at is not None
+            self.clock.at = max(self.clock.at, expires_at)
+            await self.repository.expire_due()
+            return await self.repository.get(session.session_id, user_id=user_id)
+        return session
+
+    async def claim(
+        self,
+        *,
+        user_id: int = 1,
+        conversation_id: str | None = None,
+        expires_at: datetime | None = None,
+        lease: timedelta | None = None,
+    ) -> RerunClaim:
+        """A reply claim on a new session, held."""
+        session = await self(user_id=user_id, conversation_id=conversation_id, expires_at=expires_at)
+        reply_id = f"reply-{session.trigger_id.removeprefix('trigger-')}"
+        return await self.repository.claim_rerun(
+            session.session_id, user_id=user_id, reply_id=reply_id, lease=lease
+        )
+
+    async def refinement(
+        self,
+        *,
+        user_id: int = 1,
+        conversation_id: str | None = None,
+        expires_at: datetime | None = None,
+        lease: timedelta | None = None,
+    ) -> RerunClaim:
+        """A refinement claim on a new session, held."""
+        session = await self(
+            SessionStatus.READY_PREVIEW, user_id=user_id, conversation_id=conversation_id, expires_at=expires_at
+        )
+        number = session.trigger_id.removeprefix("trigger-")
+        return await self.repository.claim_refinement(
+            session.session_id,
+            user_id=user_id,
+            preview_id=f"preview-{number}",
+            reply_id=f"reply-{number}",
+            lease=lease,
+        )
+
+
+@pytest.fixture
+def make_session(repository: SessionRepository, session_clock: MovedClock) -> SessionMaker:
+    """Makes a session in any status with a legal history: ``await make_session(SessionStatus.APPLIED)``."""
+    return SessionMaker(repository, session_clock)

@@ -1,0 +1,3 @@
+"""The suite uses the fixtures that the library ships."""
+
+pytest_plugins = ["sessions.testing"]
