@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sessions")
 Found = TypeVar("Found")
 
+NOBODY: Final = SessionRef()
 _QUERY_KILLED: Final = 175  # an index was dropped under the running query
 _BAD_HINT: Final = (2, "hint provided does not correspond")
 _NO_COLLECTION: Final = 26
@@ -67,8 +68,8 @@ _OUTCOMES: Final[tuple[tuple[type[PyMongoError] | tuple[type[PyMongoError], ...]
 )
 
 
-class DuplicateKey(Exception):  # noqa: N818 - it never leaves the package: the repository turns it into a refusal
-    """A unique index refused a write.
+class DuplicateKey(Exception):
+    """A unique index refused a write; it never leaves the package, the repository turns it into a refusal.
 
     Attributes:
         fields: The index's fields, by the structured ``keyPattern``; empty where the backend gives none.
@@ -150,7 +151,7 @@ class SessionCollection:
             )
 
     async def _send(
-        self, operation: Callable[[], Awaitable[Found]], *, about: SessionRef = SessionRef(), writes: bool = False
+        self, operation: Callable[[], Awaitable[Found]], *, about: SessionRef = NOBODY, writes: bool = False
     ) -> Found:
         ends = monotonic() + self._timeout
         pause = _FIRST_PAUSE
@@ -169,7 +170,7 @@ class SessionCollection:
                 except PyMongoError as error:
                     raise _unavailable(error, about, writes=writes) from error
 
-    async def find(self, lookup: Lookup, *, about: SessionRef = SessionRef()) -> list[Query]:
+    async def find(self, lookup: Lookup, *, about: SessionRef = NOBODY) -> list[Query]:
         """The documents of a lookup, by its hint where the index is there and visible."""
 
         async def look(hint: str | None) -> list[Query]:
@@ -197,7 +198,7 @@ class SessionCollection:
 
         return await self._send(look_with_fallback, about=about)
 
-    async def find_one(self, lookup: Lookup, *, about: SessionRef = SessionRef()) -> Query | None:
+    async def find_one(self, lookup: Lookup, *, about: SessionRef = NOBODY) -> Query | None:
         """The first document of a lookup, or None."""
         found = await self.find(lookup, about=about)
         return found[0] if found else None
@@ -254,7 +255,7 @@ class SessionCollection:
                 raise
             return list(answer["cursor"]["firstBatch"])
 
-        found = {}
+        found: dict[str, Mapping[str, Any]] = {}
         for entry in await self._send(read):
             spec = {**entry["spec"], **({"buildUUID": entry["buildUUID"]} if "buildUUID" in entry else {})}
             found[spec["name"]] = spec

@@ -18,9 +18,7 @@ def _canonical(part: object) -> object:
 
 def keys_of(definition: Mapping[str, Any]) -> list[tuple[str, object]]:
     """An index's fields with their directions, in order; a direction counts as a number whatever its BSON type."""
-    return [
-        (name, int(way) if isinstance(way, int | float) else way) for name, way in dict(definition["key"]).items()
-    ]
+    return [(name, int(way) if isinstance(way, int | float) else way) for name, way in dict(definition["key"]).items()]
 
 
 def differences(declared: Mapping[str, Any], present: Mapping[str, Any] | None) -> tuple[str, ...]:

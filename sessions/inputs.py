@@ -139,7 +139,7 @@ def optional_identifier(argument: str, value: object) -> str | None:
     return None if value is None else identifier(argument, value)
 
 
-def settable_identifier(argument: str, value: object) -> str | None | Unset:
+def settable_identifier(argument: str, value: object) -> str | Unset | None:
     """An id, None to clear the field, or `UNSET` to leave it."""
     return UNSET if value is UNSET else optional_identifier(argument, value)
 

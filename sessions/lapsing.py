@@ -27,7 +27,7 @@ def has_expired(session: ActiveScheduleSessionSnapshot, at: datetime) -> bool:
 
 
 def counts_as(session: ActiveScheduleSessionSnapshot, at: datetime) -> SessionStatus:
-    """The status as if everything that has lapsed had been swept; a lapsed reply stays ``rerunning`` to be taken over."""
+    """The status as if all that has lapsed had been swept; a lapsed reply stays ``rerunning``, to be taken over."""
     if has_expired(session, at):
         return SessionStatus.EXPIRED
     if has_lapsed_lease(session, LeaseKind.REFINEMENT, at):

@@ -30,9 +30,9 @@ class ActiveScheduleSessionState(BaseModel):
 
     pending_question: Annotated[str, AfterValidator(lambda value: inputs.text("pending_question", value))] = ""
     missing_info: Annotated[tuple[str, ...], AfterValidator(lambda value: inputs.texts("missing_info", value))] = ()
-    last_candidate_id: (
-        Annotated[str, AfterValidator(lambda value: inputs.identifier("candidate_id", value))] | None
-    ) = None
+    last_candidate_id: Annotated[str, AfterValidator(lambda value: inputs.identifier("candidate_id", value))] | None = (
+        None
+    )
     last_notification_id: (
         Annotated[str, AfterValidator(lambda value: inputs.identifier("notification_id", value))] | None
     ) = None

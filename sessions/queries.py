@@ -45,7 +45,7 @@ class Call:
     question_number: int | None = None
     reply_id: str | None = None
     conversation_id: str | None = None
-    notification_id: str | None | Unset = UNSET
+    notification_id: str | Unset | None = UNSET
     lease: timedelta = timedelta(0)
     max_attempts: int = 0
     claim: RerunClaim | None = None
@@ -115,7 +115,7 @@ def _open_to_anyone(at: datetime) -> list[Query]:
     ]
 
 
-def _held(call: Call, claim: RerunClaim) -> Query:
+def _held(claim: RerunClaim) -> Query:
     # Neither a revision nor a clock: the token alone says who may write.
     return {
         "status": LEASES[claim.kind].held_in.value,
@@ -282,7 +282,7 @@ def renew(call: Call, at: datetime) -> Write:
     """Put a lease's expiry off; never brings it forward."""
     update = _Update(at)
     update.renew_until(at + call.lease)
-    return Write({**_owned(call), **_held(call, _holder_of(call))}, update.build())
+    return Write({**_owned(call), **_held(_holder_of(call))}, update.build())
 
 
 def release(call: Call, at: datetime) -> Write:
@@ -294,7 +294,7 @@ def release(call: Call, at: datetime) -> Write:
         update.add("attempts", -1)
     back = LEASES[held.kind].given_back_to
     update.enter(back, _entry(call.name, back, at, call.reason, call.operation_id))
-    return Write({**_owned(call), **_held(call, held), **_first_time(call)}, update.build())
+    return Write({**_owned(call), **_held(held), **_first_time(call)}, update.build())
 
 
 def outcome(call: Call, at: datetime) -> Write:
@@ -311,7 +311,7 @@ def outcome(call: Call, at: datetime) -> Write:
     if status is SessionStatus.WAITING_USER_REPLY:
         update.add("question_number", 1)
     update.enter(status, _entry(call.name, status, at, call.reason, call.operation_id))
-    return Write({**_owned(call), **_held(call, held), **_first_time(call)}, update.build())
+    return Write({**_owned(call), **_held(held), **_first_time(call)}, update.build())
 
 
 def _expecting(call: Call) -> Query:
@@ -321,9 +321,7 @@ def _expecting(call: Call) -> Query:
 def apply(call: Call, at: datetime) -> Write:
     """End the session as applied, for the preview that the user saw."""
     update = _Update(at)
-    update.enter(
-        SessionStatus.APPLIED, _entry(call.name, SessionStatus.APPLIED, at, call.reason, call.operation_id)
-    )
+    update.enter(SessionStatus.APPLIED, _entry(call.name, SessionStatus.APPLIED, at, call.reason, call.operation_id))
     conditions = {
         **_owned(call),
         **_unexpired(at),
@@ -394,9 +392,7 @@ def expire(at: datetime) -> Write:
     """End whatever is past its ``expires_at`` with nobody at work on it."""
     update = _Update(at)
     update.drop_lease()
-    update.enter(
-        SessionStatus.EXPIRED, _entry(CallName.EXPIRE_DUE, SessionStatus.EXPIRED, at, EXPIRED_REASON, None)
-    )
+    update.enter(SessionStatus.EXPIRED, _entry(CallName.EXPIRE_DUE, SessionStatus.EXPIRED, at, EXPIRED_REASON, None))
     conditions = {
         "status": _status_in(NOT_ENDED),
         "state.expires_at": {"$lte": at},
@@ -412,9 +408,7 @@ def put_back(kind: LeaseKind, at: datetime) -> Write:
     rule = LEASES[kind]
     update = _Update(at)
     update.drop_lease()
-    update.enter(
-        rule.given_back_to, _entry(CallName.RECOVER_STALLED, rule.given_back_to, at, STALLED_REASON, None)
-    )
+    update.enter(rule.given_back_to, _entry(CallName.RECOVER_STALLED, rule.given_back_to, at, STALLED_REASON, None))
     return Write({"status": rule.held_in.value, **_lapsed(kind, at), **_unexpired(at)}, update.build())
 
 
@@ -434,9 +428,7 @@ def _fail_exhausted(at: datetime, entry: Query) -> Query:
 
 def fail_stalled(at: datetime, *, max_attempts: int) -> Write:
     """End the sessions whose reply has killed its workers too often."""
-    entry = _entry(
-        CallName.RECOVER_STALLED, SessionStatus.FAILED, at, exhausted_reason(max_attempts), None
-    )
+    entry = _entry(CallName.RECOVER_STALLED, SessionStatus.FAILED, at, exhausted_reason(max_attempts), None)
     conditions = {
         "status": LEASES[LeaseKind.REPLY].held_in.value,
         **_lapsed(LeaseKind.REPLY, at),
@@ -448,9 +440,7 @@ def fail_stalled(at: datetime, *, max_attempts: int) -> Write:
 
 def fail_exhausted_claim(call: Call, at: datetime, *, revision: int) -> Write:
     """End the session that a claim found exhausted, guarded by the revision it was read at."""
-    entry = _entry(
-        call.name, SessionStatus.FAILED, at, exhausted_reason(call.max_attempts), call.operation_id
-    )
+    entry = _entry(call.name, SessionStatus.FAILED, at, exhausted_reason(call.max_attempts), call.operation_id)
     return Write({**_owned(call), "revision": revision}, _fail_exhausted(at, entry))
 
 
@@ -516,9 +506,7 @@ def by_preview(user_id: int, preview_id: str) -> Lookup:
     return Lookup({"current_preview_id": preview_id, "user_id": user_id})
 
 
-def page(
-    user_id: int, statuses: frozenset[SessionStatus], *, limit: int, after: tuple[datetime, str] | None
-) -> Lookup:
+def page(user_id: int, statuses: frozenset[SessionStatus], *, limit: int, after: tuple[datetime, str] | None) -> Lookup:
     """A user's sessions, newest first; one more than asked for, to know whether there is a next page."""
     conditions: Query = {"user_id": user_id, "status": {"$in": _values(statuses)}}
     if after is not None:

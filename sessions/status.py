@@ -68,7 +68,9 @@ LIFECYCLE: Final[Mapping[SessionStatus, StatusRule]] = {
         clears=("state.pending_question", "state.missing_info", "state.failed_reason"),
     ),
     SessionStatus.APPLIED: StatusRule(entered_when="the confirmed preview was written"),
-    SessionStatus.IGNORED: StatusRule(entered_when="there was nothing to do, or the user dismissed it", is_initial=True),
+    SessionStatus.IGNORED: StatusRule(
+        entered_when="there was nothing to do, or the user dismissed it", is_initial=True
+    ),
     SessionStatus.EXPIRED: StatusRule(entered_when="nobody answered in time"),
     SessionStatus.FAILED: StatusRule(entered_when="it could not go on", needs_one_of=("state.failed_reason",)),
 }

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -33,6 +33,7 @@ class MovedClock:
         self.at = at
 
     def __call__(self) -> datetime:
+        """The present moment."""
         return self.at
 
     def advance(self, **by: float) -> None:
@@ -107,17 +108,25 @@ def session_clock() -> MovedClock:
     return MovedClock(datetime(2026, 1, 1, tzinfo=UTC))
 
 
+@pytest.fixture(scope="session")
+def _clients() -> dict[str, tuple["Client", CommandCounter]]:
+    return {}
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def mongod_uri() -> AsyncIterator[str]:
+async def mongod_uri(_clients: dict[str, tuple["Client", CommandCounter]]) -> AsyncIterator[str]:
     """A real server for the run: MONGODB_URI, else a ``mongod`` of the run's own, else a skip that says so."""
-    if given := os.environ.get("MONGODB_URI"):
-        yield given
-        return
-    binary = find_mongod()
-    if binary is None:
-        pytest.skip("no MONGODB_URI, no mongod on PATH, and the `server` extra has none for this platform")
-    async with running_mongod(binary) as uri:
+    async with AsyncExitStack() as stack:
+        if given := os.environ.get("MONGODB_URI"):
+            uri = given
+        elif binary := find_mongod():
+            uri = await stack.enter_async_context(running_mongod(binary))
+        else:
+            pytest.skip("no MONGODB_URI, no mongod on PATH, and the `server` extra has none for this platform")
         yield uri
+        # Before the server goes: a client that is closed later waits for it in vain.
+        for client, _ in _clients.values():
+            await disconnect(client)
 
 
 @pytest.fixture(params=list(BACKENDS))
@@ -128,18 +137,6 @@ def backend(request: pytest.FixtureRequest) -> Backend:
         if reason := found.gaps.get(need.args[0]):
             pytest.skip(f"{found.name}: {reason}")
     return found
-
-
-@pytest.fixture(scope="session")
-def _clients() -> dict[str, tuple["Client", CommandCounter]]:
-    return {}
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session", autouse=True)
-async def _closed_clients(_clients: dict[str, tuple["Client", CommandCounter]]) -> AsyncIterator[None]:
-    yield
-    for client, _ in _clients.values():
-        await disconnect(client)
 
 
 @pytest.fixture
@@ -249,9 +246,7 @@ class SessionMaker:
         """A reply claim on a new session, held."""
         session = await self(user_id=user_id, conversation_id=conversation_id, expires_at=expires_at)
         reply_id = f"reply-{session.trigger_id.removeprefix('trigger-')}"
-        return await self.repository.claim_rerun(
-            session.session_id, user_id=user_id, reply_id=reply_id, lease=lease
-        )
+        return await self.repository.claim_rerun(session.session_id, user_id=user_id, reply_id=reply_id, lease=lease)
 
     async def refinement(
         self,
@@ -277,5 +272,5 @@ class SessionMaker:
 
 @pytest.fixture
 def make_session(repository: SessionRepository, session_clock: MovedClock) -> SessionMaker:
-    """Makes a session in any status with a legal history: ``await make_session(SessionStatus.APPLIED)``."""
+    """Sessions in any status with a legal history, by ``await make_session(SessionStatus.APPLIED)``."""
     return SessionMaker(repository, session_clock)

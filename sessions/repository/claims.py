@@ -45,7 +45,7 @@ class Claims(Engine):
         conversation_id: str,
         *,
         user_id: int,
-        notification_id: str | None | Unset = UNSET,
+        notification_id: str | Unset | None = UNSET,
         expected_revision: int | None = None,
     ) -> ActiveScheduleSessionSnapshot:
         """Give the session its conversation, once; again to the same one changes nothing.

@@ -9,7 +9,6 @@ from sessions.document import GOVERNOR_FIELDS
 from sessions.driver import DuplicateKey
 from sessions.errors import (
     ConflictReason,
-
     InvalidSessionInput,
     SessionExists,
     SessionRef,
@@ -86,9 +85,7 @@ class Creation(Engine):
         )
         session, created = await self._insert(call, start)
         if not created:
-            raise SessionExists(
-                reference(session, session_id=call.session_id, user_id=user_id, at=self._clock.now())
-            )
+            raise SessionExists(reference(session, session_id=call.session_id, user_id=user_id, at=self._clock.now()))
         return session
 
     async def get_or_create(
@@ -169,25 +166,19 @@ class Creation(Engine):
                 "state.pending_question": question,
                 "state.missing_info": list(missing_info),
                 "state.last_candidate_id": inputs.optional_identifier("candidate_id", given["candidate_id"]),
-                "state.last_notification_id": inputs.optional_identifier(
-                    "notification_id", given["notification_id"]
-                ),
+                "state.last_notification_id": inputs.optional_identifier("notification_id", given["notification_id"]),
                 "state.expires_at": inputs.ahead("expires_at", expires_at, now=self._clock.now()),
             },
         )
         return call, (trigger_id, chosen[0])
 
-    async def _insert(
-        self, call: Call, start: tuple[str, SessionStatus]
-    ) -> tuple[ActiveScheduleSessionSnapshot, bool]:
+    async def _insert(self, call: Call, start: tuple[str, SessionStatus]) -> tuple[ActiveScheduleSessionSnapshot, bool]:
         trigger_id, status = start
         about = SessionRef(session_id=call.session_id, user_id=call.user_id)
         number = 1 if status is SessionStatus.WAITING_USER_REPLY else 0
         for _ in range(1 + RETRIES):
             at = self._clock.now()
-            document = queries.new_document(
-                call, trigger_id=trigger_id, status=status, question_number=number, at=at
-            )
+            document = queries.new_document(call, trigger_id=trigger_id, status=status, question_number=number, at=at)
             try:
                 await self._collection.insert(document, about=about)
             except DuplicateKey as error:

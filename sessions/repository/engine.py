@@ -32,9 +32,7 @@ Build = Callable[[Call, datetime], Write]
 class Engine:
     """The common ground of the repository's parts: collection, clock, limits, and the way of one write."""
 
-    def __init__(
-        self, collection: SessionCollection, clock: Clock, *, lease: timedelta, max_attempts: int
-    ) -> None:
+    def __init__(self, collection: SessionCollection, clock: Clock, *, lease: timedelta, max_attempts: int) -> None:
         self._collection = collection
         self._clock = clock
         self._lease = lease
@@ -107,9 +105,7 @@ class Engine:
             raise ConversationBusy(about, governing_session_id=governing.session_id)
         await self._sweep_one(governing, at)
 
-    async def _refuse_if_busy(
-        self, call: Call, session: ActiveScheduleSessionSnapshot | None, at: datetime
-    ) -> None:
+    async def _refuse_if_busy(self, call: Call, session: ActiveScheduleSessionSnapshot | None, at: datetime) -> None:
         if session is None or call.name not in (CallName.BIND_CONVERSATION, CallName.CLAIM_REFINEMENT):
             return
         would_intercept = call.name is CallName.CLAIM_REFINEMENT or counts_as(session, at).intercepts
@@ -125,9 +121,7 @@ class Engine:
     async def _sweep_one(self, found: ActiveScheduleSessionSnapshot, at: datetime) -> Query | None:
         """End an expired session, or put a lapsed refinement back, guarded by the revision it was read at."""
         write = queries.expire(at) if has_expired(found, at) else queries.put_back(LeaseKind.REFINEMENT, at)
-        guarded = queries.narrowed(
-            write, session_id=found.session_id, user_id=found.user_id, revision=found.revision
-        )
+        guarded = queries.narrowed(write, session_id=found.session_id, user_id=found.user_id, revision=found.revision)
         about = SessionRef(session_id=found.session_id, user_id=found.user_id)
         return await self._collection.find_one_and_update(guarded, about=about)
 

@@ -26,8 +26,8 @@ class Outcomes(Engine):
         *,
         pending_question: str = "",
         missing_info: Sequence[str] = (),
-        candidate_id: str | None | Unset = UNSET,
-        expires_at: datetime | None | Unset = UNSET,
+        candidate_id: str | Unset | None = UNSET,
+        expires_at: datetime | Unset | None = UNSET,
         operation_id: str | None = None,
     ) -> ActiveScheduleSessionSnapshot:
         """Record that the graph asks its user once more.
@@ -65,8 +65,8 @@ class Outcomes(Engine):
         claim: RerunClaim,
         *,
         preview_id: str,
-        candidate_id: str | None | Unset = UNSET,
-        expires_at: datetime | None | Unset = UNSET,
+        candidate_id: str | Unset | None = UNSET,
+        expires_at: datetime | Unset | None = UNSET,
         operation_id: str | None = None,
     ) -> ActiveScheduleSessionSnapshot:
         """Record that a preview can be shown; chat is free from now on.
@@ -156,8 +156,8 @@ class Outcomes(Engine):
         claim: RerunClaim,
         operation_id: str | None,
         changes: dict[str, Any],
-        candidate_id: str | None | Unset,
-        expires_at: datetime | None | Unset,
+        candidate_id: str | Unset | None,
+        expires_at: datetime | Unset | None,
         *,
         reason: str = "",
     ) -> ActiveScheduleSessionSnapshot:

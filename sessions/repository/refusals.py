@@ -83,7 +83,9 @@ def _holds(session: ActiveScheduleSessionSnapshot, claim: RerunClaim) -> bool:
     )
 
 
-def _replay(call: Call, raw: dict[str, Any], session: ActiveScheduleSessionSnapshot, about: SessionRef) -> Verdict | None:
+def _replay(
+    call: Call, raw: dict[str, Any], session: ActiveScheduleSessionSnapshot, about: SessionRef
+) -> Verdict | None:
     if call.name is CallName.BIND_CONVERSATION and session.conversation_id == call.conversation_id:
         return Replayed(session)
     if call.name is CallName.RECORD_NOTIFICATION and session.state.last_notification_id == call.notification_id:
@@ -106,7 +108,9 @@ def _replay(call: Call, raw: dict[str, Any], session: ActiveScheduleSessionSnaps
     return Refused(LeaseLost(about))
 
 
-def _stale(call: Call, session: ActiveScheduleSessionSnapshot, about: SessionRef, at: datetime) -> Iterator[SessionError]:
+def _stale(
+    call: Call, session: ActiveScheduleSessionSnapshot, about: SessionRef, at: datetime
+) -> Iterator[SessionError]:
     if call.reply_id is not None and call.reply_id in session.answered_reply_ids:
         yield TransitionConflict(about, reason=ConflictReason.ALREADY_ANSWERED)
     if call.preview_id is not None and call.preview_id != session.current_preview_id:
