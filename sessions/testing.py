@@ -272,5 +272,5 @@ class SessionMaker:
 
 @pytest.fixture
 def make_session(repository: SessionRepository, session_clock: MovedClock) -> SessionMaker:
-    """Sessions in any status with a legal history, by ``await make_session(SessionStatus.APPLIED)``."""
+    """Sessions in any status, each with a legal history."""
     return SessionMaker(repository, session_clock)
