@@ -112,7 +112,9 @@ async def test_each_call_from_each_status(
     assert await stored(session.session_id) == before
 
 
-OPEN_TO_ANYONE = [name for name, rule in CALLS.items() if not rule.by_holder and name is not CallName.RECORD_NOTIFICATION]
+OPEN_TO_ANYONE = [
+    name for name, rule in CALLS.items() if not rule.by_holder and name is not CallName.RECORD_NOTIFICATION
+]
 
 
 @pytest.mark.parametrize("status", [SessionStatus.WAITING_USER_REPLY, SessionStatus.READY_PREVIEW])
