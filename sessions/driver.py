@@ -6,6 +6,7 @@ Driver errors become this library's by a table; what error 175 killed is sent ag
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from time import monotonic
@@ -150,12 +151,16 @@ class SessionCollection:
                 read_concern=ReadConcern("local"),
             )
 
+    def deadline(self) -> AbstractContextManager[None]:
+        """One time limit for all that is sent within the block."""
+        return pymongo.timeout(self._timeout)
+
     async def _send(
         self, operation: Callable[[], Awaitable[Found]], *, about: SessionRef = NOBODY, writes: bool = False
     ) -> Found:
         ends = monotonic() + self._timeout
         pause = _FIRST_PAUSE
-        with pymongo.timeout(self._timeout):
+        with self.deadline():
             while True:
                 try:
                     return await operation()

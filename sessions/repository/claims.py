@@ -1,7 +1,7 @@
 """Binding, and the leases: claim, renew, give back; who works on a session, and how long."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from sessions import inputs, queries
 from sessions.errors import InvalidSessionInput
@@ -9,13 +9,25 @@ from sessions.inputs import UNSET, Unset
 from sessions.models import ActiveScheduleSessionSnapshot, RerunClaim
 from sessions.queries import Call
 from sessions.repository.engine import Engine
-from sessions.status import CallName
+from sessions.status import CallName, LeaseKind
+
+_A_CLAIM: Final = "the RerunClaim that a claim or a renewal returned, unchanged"
 
 
 def checked_claim(claim: object) -> RerunClaim:
     """A claim that a repository handed out."""
     if not isinstance(claim, RerunClaim):
-        raise InvalidSessionInput("claim", "the RerunClaim that a claim or a renewal returned")
+        raise InvalidSessionInput("claim", _A_CLAIM)
+    try:
+        inputs.integer("token", claim.token, limit=inputs.IntegerLimit(1))
+        inputs.identifier("operation_id", claim.operation_id)
+        inputs.identifier("reply_id", claim.reply_id)
+        inputs.duration("lease", claim.lease)
+    except InvalidSessionInput as error:
+        raise InvalidSessionInput("claim", _A_CLAIM) from error
+    for name, kind in (("kind", LeaseKind), ("session", ActiveScheduleSessionSnapshot)):
+        if not isinstance(getattr(claim, name), kind):
+            raise InvalidSessionInput("claim", _A_CLAIM)
     return claim
 
 

@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any
 
 from sessions import inputs, queries
-from sessions.document import GOVERNOR_FIELDS
 from sessions.driver import DuplicateKey
 from sessions.errors import (
     ConflictReason,
@@ -83,7 +82,8 @@ class Creation(Engine):
             reason=reason,
             operation_id=operation_id,
         )
-        session, created = await self._insert(call, start)
+        with self._collection.deadline():
+            session, created = await self._insert(call, start)
         if not created:
             raise SessionExists(reference(session, session_id=call.session_id, user_id=user_id, at=self._clock.now()))
         return session
@@ -132,7 +132,8 @@ class Creation(Engine):
             reason=reason,
             operation_id=operation_id,
         )
-        return await self._insert(call, start)
+        with self._collection.deadline():
+            return await self._insert(call, start)
 
     def _checked_creation(
         self, name: CallName, user_id: int, trigger_id: str, **given: Any
@@ -188,9 +189,7 @@ class Creation(Engine):
                 )
                 if raw is not None:
                     return to_snapshot(raw), _is_replay(call, raw)
-                if call.conversation_id is None or error.fields != GOVERNOR_FIELDS:
-                    raise SessionExists(about) from error
-                await self._make_way(call, call.conversation_id, None, at)
+                await self._make_way(call, None, error, at)
                 continue
             return to_snapshot(document), True
         raise TransitionConflict(about, reason=ConflictReason.RACED)

@@ -13,9 +13,10 @@ from sessions.driver import DuplicateKey, SessionCollection
 from sessions.errors import (
     ConflictReason,
     ConversationBusy,
-    SessionNotFound,
     SessionRef,
+    StoreUnavailable,
     TransitionConflict,
+    WriteOutcome,
 )
 from sessions.lapsing import counts_as, has_expired
 from sessions.models import ActiveScheduleSessionSnapshot, to_snapshot
@@ -42,6 +43,11 @@ class Engine:
         return uuid4().hex if operation_id is None else inputs.identifier("operation_id", operation_id)
 
     async def _carry_out(self, call: Call, build: Build) -> ActiveScheduleSessionSnapshot:
+        # One deadline for the whole call, however many round trips its refusal takes.
+        with self._collection.deadline():
+            return await self._try(call, build)
+
+    async def _try(self, call: Call, build: Build) -> ActiveScheduleSessionSnapshot:
         about = SessionRef(session_id=call.session_id, user_id=call.user_id)
         at = self._clock.now()
         session: ActiveScheduleSessionSnapshot | None = None
@@ -51,7 +57,7 @@ class Engine:
                 stored = await self._collection.find_one_and_update(build(call, at), about=about)
             except DuplicateKey as error:
                 session = await self._stored(call)
-                await self._make_way(call, await self._conversation_of(call, session, error), session, at)
+                await self._make_way(call, session, error, at)
                 continue
             if stored is not None:
                 return to_snapshot(stored)
@@ -78,15 +84,6 @@ class Engine:
         raw = await self._collection.find_one(queries.by_id(call.session_id, call.user_id))
         return to_snapshot(raw) if raw is not None else None
 
-    async def _conversation_of(
-        self, call: Call, session: ActiveScheduleSessionSnapshot | None, error: DuplicateKey
-    ) -> str:
-        conversation_id = call.conversation_id or (session.conversation_id if session is not None else None)
-        if conversation_id is None or (error.fields and error.fields != GOVERNOR_FIELDS):
-            about = SessionRef(session_id=call.session_id, user_id=call.user_id)
-            raise ConversationBusy(about, governing_session_id=None) if session else SessionNotFound(about)
-        return conversation_id
-
     async def _governor(self, user_id: int, conversation_id: str) -> ActiveScheduleSessionSnapshot | None:
         raw = await self._collection.find_one(
             queries.governor(user_id, conversation_id), about=SessionRef(user_id=user_id)
@@ -94,14 +91,18 @@ class Engine:
         return to_snapshot(raw) if raw is not None else None
 
     async def _make_way(
-        self, call: Call, conversation_id: str, session: ActiveScheduleSessionSnapshot | None, at: datetime
+        self, call: Call, session: ActiveScheduleSessionSnapshot | None, error: DuplicateKey, at: datetime
     ) -> None:
         """End or put back the session that occupies the conversation, where it has lapsed; refuse where it has not."""
-        governing = await self._governor(call.user_id, conversation_id)
+        about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
+        if error.fields - {"_id"} and error.fields != GOVERNOR_FIELDS:
+            cause = f"a unique index that this library does not declare, on {', '.join(sorted(error.fields))}"
+            raise StoreUnavailable(about, outcome=WriteOutcome.NOT_WRITTEN, cause=cause) from error
+        conversation_id = call.conversation_id or (session.conversation_id if session is not None else None)
+        governing = await self._governor(call.user_id, conversation_id) if conversation_id is not None else None
         if governing is None or governing.session_id == call.session_id:
             return
         if counts_as(governing, at).intercepts:
-            about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
             raise ConversationBusy(about, governing_session_id=governing.session_id)
         await self._sweep_one(governing, at)
 

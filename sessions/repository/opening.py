@@ -42,7 +42,7 @@ class SessionRepository(Creation, Lookups, Claims, Outcomes, Endings, Sweeps):
         await self.close()
 
 
-class _Opening:
+class Opening:
     """Awaited, it gives the repository; entered, it closes it at the end too."""
 
     def __init__(self, open_it: Callable[[], Generator[object, None, SessionRepository]]) -> None:
@@ -72,7 +72,7 @@ def open_repository(
     lease: timedelta = DEFAULT_LEASE,
     max_attempts: int = 5,
     clock: Callable[[], datetime] | None = None,
-) -> _Opening:
+) -> Opening:
     """Open the sessions of a database: ``await`` it, or ``async with`` it.
 
     Args:
@@ -119,7 +119,7 @@ def open_repository(
             told = server
         return SessionRepository(collection, told, lease=checked_lease, max_attempts=checked_attempts)
 
-    return _Opening(lambda: opened().__await__())
+    return Opening(lambda: opened().__await__())
 
 
 async def _create_all(collection: SessionCollection) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +20,9 @@ from sessions import (
     open_repository,
 )
 from sessions.testing import MovedClock, SessionMaker, StoredDocument
+
+if TYPE_CHECKING:
+    from sessions.driver import Database
 
 
 async def test_a_claim_hands_out_a_lease(repository: SessionRepository, make_session: SessionMaker) -> None:
@@ -99,7 +103,7 @@ async def test_renewing_never_brings_the_expiry_forward(
 
 @pytest.mark.parametrize("count_attempt", [False, True])
 async def test_release_gives_back_exactly_what_was_there(
-    repository: SessionRepository, make_session: SessionMaker, count_attempt: bool
+    repository: SessionRepository, make_session: SessionMaker, *, count_attempt: bool
 ) -> None:
     """Question and preview stand as before the claim; the attempt is taken off unless it counts."""
     for claim in (await make_session.claim(), await make_session.refinement()):
@@ -116,10 +120,10 @@ async def test_release_gives_back_exactly_what_was_there(
             assert (await again(back.session_id, user_id=1, reply_id=claim.reply_id)).token == claim.token + 1
 
 
-async def test_exhausted_attempts_end_the_session(database: object, session_clock: MovedClock) -> None:
+async def test_exhausted_attempts_end_the_session(database: "Database", session_clock: MovedClock) -> None:
     """A reply that kills every worker ends its session as failed, with a reason, and frees the chat."""
     repository = await open_repository(
-        database,  # type: ignore[arg-type]  # the fixture's type is a union that only type checkers see
+        database,
         create_indexes=True,
         clock=session_clock,
         max_attempts=2,
@@ -142,11 +146,11 @@ async def test_exhausted_attempts_end_the_session(database: object, session_cloc
 
 
 async def test_recovery_fails_exhausted_replies_and_puts_refinements_back(
-    database: object, session_clock: MovedClock
+    database: "Database", session_clock: MovedClock
 ) -> None:
     """Recovery of a reply lease honours ``max_attempts``; a lapsed refinement is always put back."""
     repository = await open_repository(
-        database,  # type: ignore[arg-type]  # the fixture's type is a union that only type checkers see
+        database,
         create_indexes=True,
         clock=session_clock,
         max_attempts=1,

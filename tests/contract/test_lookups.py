@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from sessions import (
+    ActiveScheduleSessionSnapshot,
     ConflictReason,
     ConversationBusy,
     InvalidSessionInput,
@@ -106,7 +107,7 @@ async def test_binding_happens_once(repository: SessionRepository, make_session:
 async def test_binding_respects_the_governor(
     repository: SessionRepository, make_session: SessionMaker, session_clock: MovedClock
 ) -> None:
-    """A second intercepting session is kept out; one that chat does not see is let in; a lapsed refinement counts so."""
+    """A second intercepting session is kept out; one that chat does not see is let in, a lapsed refinement too."""
     await make_session(conversation_id="c")
     asking = await make_session()
     with pytest.raises(ConversationBusy):
@@ -166,7 +167,8 @@ async def test_pages_hold_every_session_once(
         made.append(await make_session([SessionStatus.READY_PREVIEW, SessionStatus.IGNORED][number % 2]))
         session_clock.advance(seconds=number % 3 == 0)
     await make_session(user_id=2)
-    seen, after = [], None
+    seen: list[ActiveScheduleSessionSnapshot] = []
+    after: str | None = None
     while True:
         page = await repository.list_sessions(1, limit=limit, after=after)
         assert len(page.sessions) <= limit

@@ -1,6 +1,7 @@
 """Operation ids: a retry of one call writes nothing and gets the same answer; another call's id is refused."""
 
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 
 import pytest
 
@@ -145,7 +146,7 @@ async def test_the_history_keeps_the_last_32_and_replays_reach_as_far(
     history = await repository.history(session.session_id, user_id=1)
     assert len(history) == 32
     assert history[0].from_status is None
-    assert all(entry.from_status is before.to_status for before, entry in zip(history, history[1:], strict=False))
+    assert all(entry.from_status is before.to_status for before, entry in pairwise(history))
     assert session.answered_reply_ids == tuple(f"m{number}" for number in range(8, 40))
     with pytest.raises(TransitionConflict) as refusal:
         await repository.claim_rerun(session.session_id, user_id=1, reply_id="m8")
