@@ -1,0 +1,53 @@
+"""The command line: ``python -m sessions demo``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+_USAGE_ERROR: Final = 2
+_OF_THE_EXTRA: Final = frozenset({"rich", "motor", "mongomock_motor"})
+
+
+def _demo() -> int:
+    try:
+        from sessions import demo  # noqa: PLC0415 - it needs an extra that no other command would
+
+        return demo.main()
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _OF_THE_EXTRA:
+            raise
+        print(  # noqa: T201 - the one line of a command
+            f"The demo needs {package}: pip install 'active-schedule-sessions[demo]'", file=sys.stderr
+        )
+        return _USAGE_ERROR
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: Those of the command line; None for the process's own.
+
+    Returns:
+        The exit status; 2 where no command was given.
+    """
+    parser = argparse.ArgumentParser(prog="python -m sessions", description="Active schedule sessions on MongoDB.")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    commands.add_parser(
+        "demo",
+        help="play one whole story on a real mongod and check each step",
+        description="Play one whole story and check each step. It runs on the server that MONGODB_URI names (in a "
+        "database that it makes and removes), else on a mongod of its own, else on an in-memory double. "
+        "Exit status: 0, 1 where a step did not end as it says, 2 where there is nothing to run on.",
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.command is None:
+        parser.print_help()
+        return _USAGE_ERROR
+    return _demo()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
