@@ -18,16 +18,19 @@ def checked_claim(claim: object) -> RerunClaim:
     """A claim that a repository handed out."""
     if not isinstance(claim, RerunClaim):
         raise InvalidSessionInput("claim", _A_CLAIM)
+    for name, kind in (("kind", LeaseKind), ("session", ActiveScheduleSessionSnapshot)):
+        if not isinstance(getattr(claim, name), kind):
+            raise InvalidSessionInput("claim", _A_CLAIM)
     try:
         inputs.integer("token", claim.token, limit=inputs.IntegerLimit(1))
         inputs.identifier("operation_id", claim.operation_id)
         inputs.identifier("reply_id", claim.reply_id)
         inputs.duration("lease", claim.lease)
+        # model_copy and model_construct make snapshots without checking them.
+        inputs.identifier("session_id", claim.session.session_id)
+        inputs.integer("user_id", claim.session.user_id)
     except InvalidSessionInput as error:
         raise InvalidSessionInput("claim", _A_CLAIM) from error
-    for name, kind in (("kind", LeaseKind), ("session", ActiveScheduleSessionSnapshot)):
-        if not isinstance(getattr(claim, name), kind):
-            raise InvalidSessionInput("claim", _A_CLAIM)
     return claim
 
 
