@@ -1,11 +1,12 @@
 """The Beanie document: fields, collection name, declared indexes; it reads, and refuses to write."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, NoReturn
 
 from beanie import Document
 from beanie.odm.queries.find import FindMany, FindOne
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from pymongo import IndexModel
 
 from sessions.models import ActiveScheduleSessionSnapshot, ActiveScheduleSessionState, Lease, UtcMoment
@@ -112,6 +113,15 @@ class StoredTransition(BaseModel):
     call: str
 
 
+def _as_utc(stored: object) -> object:
+    """Read a stored moment as what it is: the store keeps UTC, and a client without ``tz_aware`` drops the zone."""
+    if isinstance(stored, datetime):
+        return stored.replace(tzinfo=UTC) if stored.tzinfo is None else stored
+    if isinstance(stored, Mapping):
+        return {name: _as_utc(value) for name, value in stored.items()}
+    return [_as_utc(value) for value in stored] if isinstance(stored, list) else stored
+
+
 class ActiveScheduleSession(Document):
     """One active schedule session as it is stored; for the user's own queries, never for writes."""
 
@@ -134,6 +144,11 @@ class ActiveScheduleSession(Document):
 
     _find_one_query_class: ClassVar[type] = ReadOnlyFindOne
     _find_many_query_class: ClassVar[type] = ReadOnlyFindMany
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_moments_as_utc(cls, stored: object) -> object:
+        return _as_utc(stored)
 
     class Settings:
         """What Beanie reads: the collection and its indexes."""

@@ -49,6 +49,8 @@ NOBODY: Final = SessionRef()
 _QUERY_KILLED: Final = 175  # an index was dropped under the running query
 _BAD_HINT: Final = (2, "hint provided does not correspond")
 _NO_COLLECTION: Final = 26
+# The drivers look for a primary in steps of this length and notice a passed deadline only after one.
+_SELECTION_STEP: Final = 0.5
 _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.25
 
@@ -133,7 +135,7 @@ class SessionCollection:
         if not self.is_double and not names & {"AsyncIOMotorDatabase", "AsyncDatabase"}:
             raise InvalidSessionInput("database", "a database of Motor, PyMongo Async or mongomock-motor")
         self._database: Any = database
-        self._timeout = timeout
+        self._timeout = max(timeout - _SELECTION_STEP, timeout / 2)
         write_concern = WriteConcern("majority")
         if self.is_double:
             # The double's tzinfo is its own; its with_options would return a synchronous collection.
