@@ -1,8 +1,9 @@
 """Leases: who may work on a session, how long, and who may write afterwards."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,10 +16,12 @@ from sessions import (
     RerunClaim,
     SessionRepository,
     SessionStatus,
+    StalePreview,
     StaleReply,
     TransitionConflict,
     open_repository,
 )
+from sessions.document import COLLECTION
 from sessions.testing import MovedClock, SessionMaker, StoredDocument
 
 if TYPE_CHECKING:
@@ -305,3 +308,80 @@ async def test_a_passed_end_is_refused(
         assert refusal.value.argument == "expires_at"
     asked = await repository.ask_again(claim, pending_question="?", expires_at=None)
     assert asked.state.expires_at is None
+
+
+async def test_both_token_and_operation_name_the_holder(
+    repository: SessionRepository, make_session: SessionMaker, stored: StoredDocument
+) -> None:
+    """A claim with another token, or of another call, writes nothing."""
+    claim = await make_session.claim()
+    before = await stored(claim.session.session_id)
+    for forged in (replace(claim, token=claim.token + 1), replace(claim, operation_id="another")):
+        for write in (
+            repository.renew(forged),
+            repository.release(forged),
+            repository.ask_again(forged, pending_question="And?"),
+        ):
+            with pytest.raises(LeaseLost):
+                await write
+    assert await stored(claim.session.session_id) == before
+
+
+async def test_entering_a_status_clears_what_it_has_no_use_for(
+    repository: SessionRepository, make_session: SessionMaker
+) -> None:
+    """A preview stands without a question, a question without a preview."""
+    claim = await make_session.claim()
+    ready = await repository.present_preview(claim, preview_id="p", candidate_id="ca")
+    assert (ready.state.pending_question, ready.state.missing_info) == ("", ())
+    assert ready.state.last_candidate_id == "ca"
+    refinement = await repository.claim_refinement(ready.session_id, user_id=1, preview_id="p", reply_id="m")
+    asked = await repository.ask_again(refinement, pending_question="And?", candidate_id=None)
+    assert (asked.current_preview_id, asked.state.last_candidate_id) == (None, None)
+
+
+async def test_a_stale_confirmation_changes_nothing(
+    repository: SessionRepository, make_session: SessionMaker, stored: StoredDocument
+) -> None:
+    """A confirmation names the preview that its sender saw; another one on offer is not applied by it."""
+    session = await make_session(SessionStatus.READY_PREVIEW)
+    before = await stored(session.session_id)
+    with pytest.raises(StalePreview) as refusal:
+        await repository.apply(session.session_id, user_id=1, preview_id="seen-before")
+    assert refusal.value.current_preview_id == session.current_preview_id
+    assert await stored(session.session_id) == before
+
+
+async def test_a_yes_that_was_said_stands(
+    repository: SessionRepository,
+    make_session: SessionMaker,
+    session_clock: MovedClock,
+    database: "Database",
+    stored: StoredDocument,
+) -> None:
+    """Under an apply lease, live or lapsed, nothing else ends or claims the session, and it does not expire."""
+    session = await make_session(
+        SessionStatus.READY_PREVIEW, conversation_id="c", expires_at=session_clock() + timedelta(seconds=1)
+    )
+    lease = {"kind": "apply", "operation_id": "yes", "attempt": 1, "expires_at": session_clock() + timedelta(minutes=1)}
+    collection: Any = database[COLLECTION]
+    await collection.update_one({"_id": session.session_id}, {"$set": {"lease": lease}})
+    before = await stored(session.session_id)
+    preview_id = session.current_preview_id or ""
+    for minutes in (0, 2):
+        session_clock.advance(minutes=minutes)
+        assert await repository.expire_due() == 0
+        assert await repository.recover_stalled() == 0
+        for call in (
+            repository.ignore(session.session_id, user_id=1),
+            repository.fail(session.session_id, user_id=1, reason="broken"),
+            repository.apply(session.session_id, user_id=1, preview_id=preview_id),
+        ):
+            with pytest.raises(TransitionConflict) as refusal:
+                await call
+            assert refusal.value.reason is ConflictReason.APPLYING
+        with pytest.raises(TransitionConflict) as refusal:
+            await repository.claim_refinement(session.session_id, user_id=1, preview_id=preview_id, reply_id="m")
+        live = minutes == 0
+        assert refusal.value.reason is (ConflictReason.IN_PROGRESS if live else ConflictReason.APPLYING)
+    assert await stored(session.session_id) == before
