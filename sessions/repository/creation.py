@@ -14,9 +14,9 @@ from sessions.errors import (
     TransitionConflict,
 )
 from sessions.models import ActiveScheduleSessionSnapshot, derive_session_id, to_snapshot
-from sessions.queries import Call, Query
+from sessions.queries import Call
 from sessions.repository.engine import RETRIES, Engine
-from sessions.repository.refusals import reference
+from sessions.repository.refusals import entries_of, reference
 from sessions.status import CallName, SessionStatus
 
 
@@ -188,15 +188,8 @@ class Creation(Engine):
                     queries.by_id(call.session_id, call.user_id, with_history=True), about=about
                 )
                 if raw is not None:
-                    return to_snapshot(raw), _is_replay(call, raw)
+                    return to_snapshot(raw), bool(entries_of(call, raw))
                 await self._make_way(call, None, error, at)
                 continue
             return to_snapshot(document), True
         raise TransitionConflict(about, reason=ConflictReason.RACED)
-
-
-def _is_replay(call: Call, raw: Query) -> bool:
-    return any(
-        entry["operation_id"] == call.operation_id and entry["call"] == call.name.value
-        for entry in raw.get("history", [])
-    )

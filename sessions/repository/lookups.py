@@ -17,7 +17,7 @@ from sessions.models import (
     to_snapshot,
     to_transitions,
 )
-from sessions.queries import Lookup
+from sessions.queries import Lookup, Query
 from sessions.repository.engine import Engine
 from sessions.status import ALL, SessionStatus
 
@@ -135,12 +135,7 @@ class Lookups(Engine):
         Round trips:
             One ``find``.
         """
-        session_id, user_id = inputs.identifier("session_id", session_id), inputs.integer("user_id", user_id)
-        about = SessionRef(session_id=session_id, user_id=user_id)
-        raw = await self._collection.find_one(queries.by_id(session_id, user_id), about=about)
-        if raw is None:
-            raise SessionNotFound(about)
-        return to_snapshot(raw)
+        return to_snapshot(await self._owned(session_id, user_id, with_history=False))
 
     async def history(self, session_id: str, *, user_id: int) -> list[Transition]:
         """Read the last 32 changes of status and take-overs of a session, the oldest first.
@@ -160,12 +155,17 @@ class Lookups(Engine):
         Round trips:
             One ``find``.
         """
+        return to_transitions(await self._owned(session_id, user_id, with_history=True))
+
+    async def _owned(self, session_id: str, user_id: int, *, with_history: bool) -> Query:
         session_id, user_id = inputs.identifier("session_id", session_id), inputs.integer("user_id", user_id)
         about = SessionRef(session_id=session_id, user_id=user_id)
-        raw = await self._collection.find_one(queries.by_id(session_id, user_id, with_history=True), about=about)
+        raw = await self._collection.find_one(
+            queries.by_id(session_id, user_id, with_history=with_history), about=about
+        )
         if raw is None:
             raise SessionNotFound(about)
-        return to_transitions(raw)
+        return raw
 
     async def _first(self, lookup: Lookup, user_id: int) -> ActiveScheduleSessionSnapshot | None:
         raw = await self._collection.find_one(lookup, about=SessionRef(user_id=user_id))

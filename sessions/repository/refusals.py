@@ -83,6 +83,15 @@ def _holds(session: ActiveScheduleSessionSnapshot, claim: RerunClaim) -> bool:
     )
 
 
+def entries_of(call: Call, raw: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the history holds of this very call: the same name under the same ``operation_id``."""
+    return [
+        entry
+        for entry in raw.get("history", [])
+        if entry["operation_id"] == call.operation_id and entry["call"] == call.name.value
+    ]
+
+
 def _replay(
     call: Call, raw: dict[str, Any], session: ActiveScheduleSessionSnapshot, about: SessionRef
 ) -> Verdict | None:
@@ -92,11 +101,7 @@ def _replay(
         return Replayed(session)
     if call.operation_id is None:
         return None
-    mine = [
-        entry
-        for entry in raw.get("history", [])
-        if entry["operation_id"] == call.operation_id and entry["call"] == call.name.value
-    ]
+    mine = entries_of(call, raw)
     if not mine:
         return None
     if not CALLS[call.name].is_claim:
