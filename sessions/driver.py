@@ -32,7 +32,8 @@ from pymongo.write_concern import WriteConcern
 
 from sessions.document import COLLECTION
 from sessions.errors import InvalidSessionInput, SessionRef, StoreUnavailable, WriteOutcome
-from sessions.queries import Lookup, Query, Write
+from sessions.queries import Query, Write
+from sessions.reads import Lookup
 
 if TYPE_CHECKING:
     from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase

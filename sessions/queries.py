@@ -1,4 +1,4 @@
-"""Each filter and update that the repository sends, as a pure function to dicts.
+"""Each guarded write that the repository sends, as a pure function to dicts.
 
 Only the classic update operators are used: no text of a user can be read as an expression.
 """
@@ -8,14 +8,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sessions.document import LATEST_INDEX, ROUTING_INDEX
 from sessions.inputs import UNSET, Unset
 from sessions.models import RerunClaim
 from sessions.status import (
     ALL,
     CALLS,
-    ENDED,
-    INTERCEPTING,
     LEASES,
     LIFECYCLE,
     NOT_ENDED,
@@ -28,7 +25,6 @@ HISTORY_KEPT: Final = 32
 ANSWERS_KEPT: Final = 32
 
 Query = dict[str, Any]
-WITHOUT_HISTORY: Final[Mapping[str, int]] = {"history": 0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,23 +58,13 @@ class Write:
     update: Query
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """A read: what to look for, in which order, by which index."""
-
-    filter: Query
-    sort: tuple[tuple[str, int], ...] = ()
-    hint: str | None = None
-    limit: int = 1
-    projection: Mapping[str, int] | None = field(default_factory=lambda: WITHOUT_HISTORY)
-
-
-def _values(statuses: frozenset[SessionStatus] | tuple[SessionStatus, ...]) -> list[str]:
+def values_of(statuses: frozenset[SessionStatus] | tuple[SessionStatus, ...]) -> list[str]:
+    """The stored words of some statuses, in the lifecycle's order."""
     return [status.value for status in ALL if status in statuses]
 
 
 def _status_in(statuses: frozenset[SessionStatus]) -> object:
-    values = _values(statuses)
+    values = values_of(statuses)
     return values[0] if len(values) == 1 else {"$in": values}
 
 
@@ -452,89 +438,3 @@ def narrowed(write: Write, *, session_id: str, user_id: int, revision: int) -> W
 def narrowed_to(write: Write, session_ids: list[str]) -> Write:
     """A sweep for the sessions of one batch."""
     return Write({**write.filter, "_id": {"$in": session_ids}}, write.update)
-
-
-# --- lookups --------------------------------------------------------------------------------------------------
-
-
-def by_id(session_id: str, user_id: int, *, with_history: bool = False) -> Lookup:
-    """One session by its id, for its owner."""
-    return Lookup({"_id": session_id, "user_id": user_id}, projection=None if with_history else WITHOUT_HISTORY)
-
-
-def governor(user_id: int, conversation_id: str) -> Lookup:
-    """Who governs a conversation; the ``$type`` lets the planner see that the partial index fits."""
-    return Lookup(
-        {
-            "user_id": user_id,
-            "conversation_id": {"$eq": conversation_id, "$type": "string"},
-            "status": {"$in": _values(INTERCEPTING)},
-        },
-        hint=ROUTING_INDEX,
-    )
-
-
-def governors(user_id: int, conversation_ids: list[str]) -> Lookup:
-    """Who governs each of some conversations; at most one session each."""
-    return Lookup(
-        {
-            "user_id": user_id,
-            "conversation_id": {"$in": conversation_ids, "$type": "string"},
-            "status": {"$in": _values(INTERCEPTING)},
-        },
-        hint=ROUTING_INDEX,
-        limit=len(conversation_ids),
-    )
-
-
-def latest(user_id: int, conversation_id: str) -> Lookup:
-    """The session of a conversation that changed last, ended or not; all statuses are named to merge their ranges."""
-    return Lookup(
-        {"conversation_id": conversation_id, "status": {"$in": _values(ALL)}, "user_id": user_id},
-        sort=(("updated_at", -1),),
-        hint=LATEST_INDEX,
-    )
-
-
-def by_trigger(user_id: int, trigger_id: str) -> Lookup:
-    """The session that a trigger made."""
-    return Lookup({"trigger_id": trigger_id, "user_id": user_id})
-
-
-def by_preview(user_id: int, preview_id: str) -> Lookup:
-    """The session that offers, or offered last, a preview."""
-    return Lookup({"current_preview_id": preview_id, "user_id": user_id})
-
-
-def page(user_id: int, statuses: frozenset[SessionStatus], *, limit: int, after: tuple[datetime, str] | None) -> Lookup:
-    """A user's sessions, newest first; one more than asked for, to know whether there is a next page."""
-    conditions: Query = {"user_id": user_id, "status": {"$in": _values(statuses)}}
-    if after is not None:
-        moment, session_id = after
-        # The $lte bounds the index; the $or only drops what ties with the last page's end.
-        conditions["updated_at"] = {"$lte": moment}
-        conditions["$or"] = [{"updated_at": {"$lt": moment}}, {"_id": {"$lt": session_id}}]
-    return Lookup(conditions, sort=(("updated_at", -1), ("_id", -1)), limit=limit + 1)
-
-
-def due(at: datetime, *, limit: int) -> Lookup:
-    """A batch of sessions to expire, the longest overdue first."""
-    return Lookup(expire(at).filter, sort=(("state.expires_at", 1),), limit=limit, projection={"_id": 1})
-
-
-def stalled(at: datetime, *, limit: int) -> Lookup:
-    """A batch of sessions whose rerun was left behind, the longest first."""
-    kinds = [kind.value for kind in (LeaseKind.REPLY, LeaseKind.REFINEMENT)]
-    conditions = {"lease.kind": {"$in": kinds}, "lease.expires_at": {"$lte": at}}
-    return Lookup(conditions, sort=(("lease.expires_at", 1),), limit=limit, projection={"_id": 1})
-
-
-def ended(before: datetime, *, limit: int) -> Lookup:
-    """A batch of sessions that ended before a moment."""
-    conditions = {"status": {"$in": _values(ENDED)}, "updated_at": {"$lt": before}}
-    return Lookup(conditions, sort=(("updated_at", 1),), limit=limit, projection={"_id": 1})
-
-
-def count_by_status() -> list[Query]:
-    """How many sessions stand where."""
-    return [{"$group": {"_id": "$status", "count": {"$sum": 1}}}]

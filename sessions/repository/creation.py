@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sessions import inputs, queries
+from sessions import inputs, queries, reads
 from sessions.driver import DuplicateKey
 from sessions.errors import (
     ConflictReason,
@@ -185,7 +185,7 @@ class Creation(Engine):
             except DuplicateKey as error:
                 # By _id first: where both indexes refuse, the backends disagree on which one they name.
                 raw = await self._collection.find_one(
-                    queries.by_id(call.session_id, call.user_id, with_history=True), about=about
+                    reads.by_id(call.session_id, call.user_id, with_history=True), about=about
                 )
                 if raw is not None:
                     return to_snapshot(raw), bool(entries_of(call, raw))

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import uuid4
 
-from sessions import inputs, queries
+from sessions import inputs, queries, reads
 from sessions.clock import Clock
 from sessions.document import GOVERNOR_FIELDS
 from sessions.driver import DuplicateKey, SessionCollection
@@ -62,7 +62,7 @@ class Engine:
             if stored is not None:
                 return to_snapshot(stored)
             raw = await self._collection.find_one(
-                queries.by_id(call.session_id, call.user_id, with_history=True), about=about
+                reads.by_id(call.session_id, call.user_id, with_history=True), about=about
             )
             session = to_snapshot(raw) if raw is not None else None
             verdict = explain(call, raw, at)
@@ -81,12 +81,12 @@ class Engine:
         raise TransitionConflict(about, reason=ConflictReason.RACED)
 
     async def _stored(self, call: Call) -> ActiveScheduleSessionSnapshot | None:
-        raw = await self._collection.find_one(queries.by_id(call.session_id, call.user_id))
+        raw = await self._collection.find_one(reads.by_id(call.session_id, call.user_id))
         return to_snapshot(raw) if raw is not None else None
 
     async def _governor(self, user_id: int, conversation_id: str) -> ActiveScheduleSessionSnapshot | None:
         raw = await self._collection.find_one(
-            queries.governor(user_id, conversation_id), about=SessionRef(user_id=user_id)
+            reads.governor(user_id, conversation_id), about=SessionRef(user_id=user_id)
         )
         return to_snapshot(raw) if raw is not None else None
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 
-from sessions import inputs, queries
+from sessions import inputs, reads
 from sessions.errors import InvalidSessionInput, SessionNotFound, SessionRef
 from sessions.lapsing import route_of
 from sessions.models import (
@@ -17,7 +17,8 @@ from sessions.models import (
     to_snapshot,
     to_transitions,
 )
-from sessions.queries import Lookup, Query
+from sessions.queries import Query
+from sessions.reads import Lookup
 from sessions.repository.engine import Engine
 from sessions.status import ALL, SessionStatus
 
@@ -112,7 +113,7 @@ class Lookups(Engine):
         )
         if not wanted:
             return {}
-        found = await self._collection.find(queries.governors(user_id, wanted), about=SessionRef(user_id=user_id))
+        found = await self._collection.find(reads.governors(user_id, wanted), about=SessionRef(user_id=user_id))
         governing = {session.conversation_id: session for session in map(to_snapshot, found)}
         at = self._clock.now()
         return {conversation_id: route_of(governing.get(conversation_id), at) for conversation_id in wanted}
@@ -160,9 +161,7 @@ class Lookups(Engine):
     async def _owned(self, session_id: str, user_id: int, *, with_history: bool) -> Query:
         session_id, user_id = inputs.identifier("session_id", session_id), inputs.integer("user_id", user_id)
         about = SessionRef(session_id=session_id, user_id=user_id)
-        raw = await self._collection.find_one(
-            queries.by_id(session_id, user_id, with_history=with_history), about=about
-        )
+        raw = await self._collection.find_one(reads.by_id(session_id, user_id, with_history=with_history), about=about)
         if raw is None:
             raise SessionNotFound(about)
         return raw
@@ -190,7 +189,7 @@ class Lookups(Engine):
         """
         user_id = inputs.integer("user_id", user_id)
         conversation_id = inputs.identifier("conversation_id", conversation_id)
-        return await self._first(queries.latest(user_id, conversation_id), user_id)
+        return await self._first(reads.latest(user_id, conversation_id), user_id)
 
     async def find_by_trigger(self, trigger_id: str, *, user_id: int) -> ActiveScheduleSessionSnapshot | None:
         """Read the session that a trigger made.
@@ -210,7 +209,7 @@ class Lookups(Engine):
             One ``find``.
         """
         trigger_id, user_id = inputs.identifier("trigger_id", trigger_id), inputs.integer("user_id", user_id)
-        return await self._first(queries.by_trigger(user_id, trigger_id), user_id)
+        return await self._first(reads.by_trigger(user_id, trigger_id), user_id)
 
     async def find_by_preview(self, preview_id: str, *, user_id: int) -> ActiveScheduleSessionSnapshot | None:
         """Read the session whose current preview this is.
@@ -230,7 +229,7 @@ class Lookups(Engine):
             One ``find``.
         """
         preview_id, user_id = inputs.identifier("preview_id", preview_id), inputs.integer("user_id", user_id)
-        return await self._first(queries.by_preview(user_id, preview_id), user_id)
+        return await self._first(reads.by_preview(user_id, preview_id), user_id)
 
     async def list_sessions(
         self,
@@ -260,7 +259,7 @@ class Lookups(Engine):
         """
         user_id = inputs.integer("user_id", user_id)
         limit = inputs.integer("limit", limit, limit=inputs.INTEGERS["page limit"])
-        lookup = queries.page(user_id, _checked_statuses(statuses), limit=limit, after=_from_cursor(after))
+        lookup = reads.page(user_id, _checked_statuses(statuses), limit=limit, after=_from_cursor(after))
         found = await self._collection.find(lookup, about=SessionRef(user_id=user_id))
         sessions = tuple(to_snapshot(raw) for raw in found[:limit])
         return Page(sessions, after=_to_cursor(sessions[-1]) if len(found) > limit else None)

@@ -2,8 +2,9 @@
 
 from datetime import datetime
 
-from sessions import inputs, queries
-from sessions.queries import Lookup, Write
+from sessions import inputs, queries, reads
+from sessions.queries import Write
+from sessions.reads import Lookup
 from sessions.repository.engine import Engine
 from sessions.status import ALL, LeaseKind, SessionStatus
 
@@ -36,7 +37,7 @@ class Sweeps(Engine):
         """
         limit = inputs.integer("limit", limit)
         at = self._clock.now()
-        return await self._sweep(await self._batch(queries.due(at, limit=limit)), queries.expire(at))
+        return await self._sweep(await self._batch(reads.due(at, limit=limit)), queries.expire(at))
 
     async def recover_stalled(self, *, limit: int = 1000) -> int:
         """Give back what dead workers hold: a reply to its question, a refinement to its preview.
@@ -59,7 +60,7 @@ class Sweeps(Engine):
         """
         limit = inputs.integer("limit", limit)
         at = self._clock.now()
-        batch = await self._batch(queries.stalled(at, limit=limit))
+        batch = await self._batch(reads.stalled(at, limit=limit))
         sweeps = (
             queries.expire(at),
             queries.fail_stalled(at, max_attempts=self._max_attempts),
@@ -86,7 +87,7 @@ class Sweeps(Engine):
             One ``find``, and one ``delete`` where it found something.
         """
         before = inputs.moment("ended_before", ended_before)
-        lookup = queries.ended(before, limit=inputs.integer("limit", limit))
+        lookup = reads.ended(before, limit=inputs.integer("limit", limit))
         batch = await self._batch(lookup)
         return await self._collection.delete_many({**lookup.filter, "_id": {"$in": batch}}) if batch else 0
 
@@ -102,5 +103,5 @@ class Sweeps(Engine):
         Round trips:
             One ``aggregate``, which looks at every session.
         """
-        counted = {raw["_id"]: raw["count"] for raw in await self._collection.aggregate(queries.count_by_status())}
+        counted = {raw["_id"]: raw["count"] for raw in await self._collection.aggregate(reads.count_by_status())}
         return {status: counted.get(status.value, 0) for status in ALL}

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import pytest_asyncio
 
-from sessions import RerunClaim, SessionRepository, SessionStatus, queries
+from sessions import RerunClaim, SessionRepository, SessionStatus, reads
 from sessions.document import COLLECTION
-from sessions.queries import Lookup
+from sessions.reads import Lookup
 from sessions.status import ALL, ENDED, CallName
 from sessions.testing import CommandCounter, MovedClock, SessionMaker
 
@@ -86,17 +86,17 @@ async def _explained(database: "Database", lookup: Lookup) -> tuple[set[str], in
 
 async def test_a_route_costs_one_key_and_one_document(crowded: "Database") -> None:
     """Ten thousand ended sessions in the conversation do not make its routing lookup dearer."""
-    stages, keys, documents = await _explained(crowded, queries.governor(1, "c"))
+    stages, keys, documents = await _explained(crowded, reads.governor(1, "c"))
     assert stages.isdisjoint({"SORT", "COLLSCAN"})
     assert (keys, documents) == (1, 1)
-    stages, keys, documents = await _explained(crowded, queries.governor(2, "c"))
+    stages, keys, documents = await _explained(crowded, reads.governor(2, "c"))
     assert (keys, documents) == (0, 0)
 
 
 async def test_many_routes_cost_a_key_or_two_each(crowded: "Database") -> None:
     """The lookup for many conversations reads live sessions only."""
     wanted = ["c", "claimed", "refined", *(f"unknown-{number}" for number in range(50))]
-    stages, keys, documents = await _explained(crowded, queries.governors(1, wanted))
+    stages, keys, documents = await _explained(crowded, reads.governors(1, wanted))
     assert stages.isdisjoint({"SORT", "COLLSCAN"})
     assert keys <= 2 * len(wanted)
     assert documents == 3
@@ -104,7 +104,7 @@ async def test_many_routes_cost_a_key_or_two_each(crowded: "Database") -> None:
 
 async def test_the_latest_session_needs_no_sort(crowded: "Database") -> None:
     """Of ten thousand the one that changed last is found at the end of its index."""
-    stages, keys, documents = await _explained(crowded, queries.latest(1, "c"))
+    stages, keys, documents = await _explained(crowded, reads.latest(1, "c"))
     assert stages.isdisjoint({"SORT", "COLLSCAN"})
     # One key opens each status's range; ranges without a session cost none.
     assert keys <= len(ALL)
@@ -117,7 +117,7 @@ async def test_the_latest_session_needs_no_sort(crowded: "Database") -> None:
 async def test_a_page_needs_no_sort(crowded: "Database", statuses: frozenset[SessionStatus]) -> None:
     """The first page and every later one come from the index in order; `SORT_MERGE` only merges ordered ranges."""
     for after in (None, (START - timedelta(hours=1), "ended-03599")):
-        stages, keys, documents = await _explained(crowded, queries.page(1, statuses, limit=50, after=after))
+        stages, keys, documents = await _explained(crowded, reads.page(1, statuses, limit=50, after=after))
         assert stages.isdisjoint({"SORT", "COLLSCAN"})
         assert keys <= 51 + 3 * len(ALL)
         assert documents <= 51 + len(ALL)
@@ -126,12 +126,12 @@ async def test_a_page_needs_no_sort(crowded: "Database", statuses: frozenset[Ses
 async def test_each_sweep_uses_an_index(crowded: "Database") -> None:
     """Upkeep reads what is due, never the whole collection."""
     at = START + timedelta(days=2)
-    for lookup in (queries.due(at, limit=100), queries.stalled(at, limit=100)):
+    for lookup in (reads.due(at, limit=100), reads.stalled(at, limit=100)):
         stages, keys, documents = await _explained(crowded, lookup)
         assert stages.isdisjoint({"SORT", "COLLSCAN"}), stages
         assert 1 <= documents <= 10
         assert keys <= 10
-    stages, keys, documents = await _explained(crowded, queries.ended(at, limit=100))
+    stages, keys, documents = await _explained(crowded, reads.ended(at, limit=100))
     assert stages.isdisjoint({"SORT", "COLLSCAN"}), stages
     assert documents <= 100 + len(ENDED)
     assert keys <= 100 + 2 * len(ENDED)
@@ -141,8 +141,8 @@ async def test_each_sweep_uses_an_index(crowded: "Database") -> None:
 async def test_a_session_is_found_by_its_own_keys(crowded: "Database", by: str) -> None:
     """By trigger and by preview one key and one document are read."""
     lookups = {
-        "trigger": queries.by_trigger(1, "ended-trigger-77"),
-        "preview": queries.by_preview(1, "ended-preview-77"),
+        "trigger": reads.by_trigger(1, "ended-trigger-77"),
+        "preview": reads.by_preview(1, "ended-preview-77"),
     }
     _, keys, documents = await _explained(crowded, lookups[by])
     assert (keys, documents) == (1, 1)
