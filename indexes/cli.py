@@ -1,88 +1,278 @@
-"""The command line: ``python -m indexes apply``. It never prints the URI, since that may carry a password."""
+"""The command line: ``python -m indexes``, or ``session-indexes``. The URI is never printed: it may hold a password."""
 
-import argparse
 import asyncio
+import json
 import os
 import re
+import signal
 import sys
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pymongo.errors import PyMongoError
+import typer
+from pymongo.errors import OperationFailure, PyMongoError
+from rich.console import Console
 
-from indexes.building import IndexOutcome, IndexReport, apply
+from indexes import errors, rendering
+from indexes.building import DEFAULT_COMMIT_QUORUM, Resolution, apply
+from indexes.declared import DEFAULT_DOCUMENTS, load
+from indexes.errors import BadChoice, IndexToolError
+from indexes.explaining import explain
+from indexes.plan import check, plan
+from indexes.sharding import shard
 from sessions.driver import connect, disconnect
-from sessions.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from beanie import Document
 
-DONE: Final = 0
-DIFFERENCES_REMAIN: Final = 1
-USAGE_OR_UNREACHABLE: Final = 2
+    from sessions.driver import Database
 
 # To the end of the message: a password may hold anything, a blank too.
 _A_URI: Final = re.compile(r"mongodb(\+srv)?:.*", re.IGNORECASE | re.DOTALL)
+_STOPPED: Final = 128 + signal.SIGINT
+
+app = typer.Typer(
+    name="session-indexes",
+    help="The indexes that Beanie documents declare, on a live database.",
+    epilog=(
+        "Exit status: 0 done; 1 differences, or a failed check; 2 wrong usage, a missing right, or no server reached; "
+        "3 conflicts in the data."
+    ),
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Uri = Annotated[
+    str | None,
+    typer.Option(
+        "--uri", help="The server's connection string; default: the variable MONGODB_URI.", show_default=False
+    ),
+]
+DatabaseName = Annotated[
+    str | None,
+    typer.Option(
+        "--database", metavar="NAME", help="Default: the database that the connection string names.", show_default=False
+    ),
+]
+Documents = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--document",
+        metavar="MODULE:CLASS",
+        help="A Beanie document, package.module:Class; may be repeated. Default: the session document.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+DropUndeclared = Annotated[
+    bool, typer.Option("--drop-undeclared", help="Hide and then drop indexes that nobody declared.")
+]
+HideOnly = Annotated[bool, typer.Option("--hide-only", help="Hide indexes that nobody declared, and stop there.")]
 
 
-class _DiscreetParser(argparse.ArgumentParser):
-    """Argparse quotes what it does not understand; a URI in the wrong place must not reach the terminal."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(_A_URI.sub("(a URI, not shown): give it as --uri or in MONGODB_URI", message))
+def _out() -> Console:
+    return rendering.console_for(sys.stdout)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _DiscreetParser(
-        prog="python -m indexes", description="The indexes of active schedule sessions on a live database."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    applying = commands.add_parser(
-        "apply",
-        help="create the declared indexes that are missing, one at a time",
-        description="Creates the declared indexes that are missing, one at a time. It never drops or changes one.",
-        epilog="Exit status: 0 all nine are in place, 1 differences remain, 2 wrong usage or no server reached.",
-    )
-    applying.add_argument("--uri", help="the server's connection string; default: the variable MONGODB_URI")
-    applying.add_argument("--database", help="default: the database that the connection string names")
-    return parser
+def _documents(paths: list[str] | None) -> "Sequence[type[Document]]":
+    if not paths:
+        return DEFAULT_DOCUMENTS
+    # An application's package lies where the command is run, also when it is run by its console script.
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return [load(path) for path in paths]
 
 
-def _tell(report: IndexReport) -> None:
-    said = "; ".join(report.differences)
-    print(f"{report.outcome:<8} {said or report.name}", flush=True)  # noqa: T201 - a command line's output
-
-
-def _refuse(text: str) -> int:
-    print(f"python -m indexes: {text}", file=sys.stderr)  # noqa: T201 - a command line's output
-    return USAGE_OR_UNREACHABLE
-
-
-async def _apply(uri: str, name: str | None) -> int:
+async def _on_database(uri: str | None, name: str | None, work: Callable[["Database"], Awaitable[int]]) -> int:
+    task = asyncio.current_task()
+    # Cancelled rather than killed, so that the lock is given back; killed, its lease lapses by itself.
+    with suppress(NotImplementedError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: task and task.cancel())
+    given = uri or os.environ.get("MONGODB_URI")
+    if not given:
+        raise BadChoice("say which server: --uri mongodb://host/, or the variable MONGODB_URI")
     try:
-        client: Any = connect(uri)
+        client: Any = connect(given)
     except (PyMongoError, ValueError, TypeError):
-        # The driver's text quotes parts of the URI.
-        return _refuse("the connection string is not one that MongoDB's driver accepts; its form is mongodb://host/")
+        # The driver's text quotes parts of the URI, so it does not go on as the cause either.
+        raise BadChoice(
+            "the connection string is not one that MongoDB's driver accepts; its form is mongodb://host/"
+        ) from None
     try:
         try:
             database = client.get_default_database() if name is None else client[name]
         except PyMongoError:
-            return _refuse("name the database: --database NAME, or at the end of the connection string")
-        reports = await apply(database, tell=_tell)
-    except StoreUnavailable as error:
-        return _refuse(str(error))
+            raise BadChoice("name the database: --database NAME, or at the end of the connection string") from None
+        return await work(database)
     finally:
         await disconnect(client)
-    if any(report.outcome is IndexOutcome.DIFFERS for report in reports):
-        print("What differs was left alone: put it right by hand, then run this again.")  # noqa: T201 - the same
-        return DIFFERENCES_REMAIN
-    return DONE
 
 
-def main(arguments: "Sequence[str] | None" = None) -> int:
+def _run(uri: str | None, name: str | None, work: Callable[["Database"], Awaitable[int]]) -> int:
+    try:
+        return asyncio.run(_on_database(uri, name, work))
+    except OperationFailure as error:
+        # Its text may quote a stored document: the code is enough to look it up.
+        raise IndexToolError(f"the server refused with code {error.code}; nothing more was done") from None
+
+
+@app.command("plan")
+def plan_command(
+    *,
+    uri: Uri = None,
+    database: DatabaseName = None,
+    document: Documents = None,
+    as_json: AsJson = False,
+    drop_undeclared: DropUndeclared = False,
+    hide_only: HideOnly = False,
+) -> int:
+    """Compare declared with present, and show what apply would do. Reads only."""
+    documents = _documents(document)
+
+    async def work(held: "Database") -> int:
+        found = await plan(held, documents=documents, drop_undeclared=drop_undeclared, hide_only=hide_only)
+        if as_json:
+            typer.echo(rendering.as_json(found))
+        else:
+            rendering.show_plan(_out(), found)
+        if found.conflicts:
+            return errors.CONFLICTS
+        return errors.DIFFERENCES if found.steps or found.blocked else errors.DONE
+
+    return _run(uri, database, work)
+
+
+@app.command("apply")
+def apply_command(
+    *,
+    uri: Uri = None,
+    database: DatabaseName = None,
+    document: Documents = None,
+    as_json: AsJson = False,
+    drop_undeclared: DropUndeclared = False,
+    hide_only: HideOnly = False,
+    resolve: Annotated[
+        Resolution | None,
+        typer.Option(
+            "--resolve",
+            help="End the older of the sessions that govern one conversation, then build.",
+            show_default=False,
+        ),
+    ] = None,
+    commit_quorum: Annotated[
+        str,
+        typer.Option(
+            "--commit-quorum",
+            metavar="QUORUM",
+            help="Members that must have built an index: majority, a number, a tag.",
+        ),
+    ] = DEFAULT_COMMIT_QUORUM,
+) -> int:
+    """Build what is missing and mend what differs, one index at a time; may be killed and run again."""
+    documents = _documents(document)
+    quorum = int(commit_quorum) if commit_quorum.isdecimal() else commit_quorum
+
+    async def work(held: "Database") -> int:
+        # With --json the steps are told on standard error, so that standard output is one document.
+        with rendering.Teller(rendering.console_for(sys.stderr) if as_json else _out()) as tell:
+            done = await apply(
+                held,
+                documents=documents,
+                drop_undeclared=drop_undeclared,
+                hide_only=hide_only,
+                resolve=resolve,
+                commit_quorum=quorum,
+                tell=tell,
+            )
+        if as_json:
+            typer.echo(rendering.as_json(done))
+        else:
+            rendering.show_applied(_out(), done)
+        if done.conflicts:
+            return errors.CONFLICTS
+        return errors.DONE if done.plan.is_as_declared and not done.plan.steps else errors.DIFFERENCES
+
+    return _run(uri, database, work)
+
+
+@app.command("check")
+def check_command(
+    *, uri: Uri = None, database: DatabaseName = None, document: Documents = None, as_json: AsJson = False
+) -> int:
+    """Succeed only where everything declared is present, equal and visible; for deployments and health probes."""
+    documents = _documents(document)
+
+    async def work(held: "Database") -> int:
+        found = await check(held, documents=documents)
+        if as_json:
+            typer.echo(rendering.as_json(found))
+        else:
+            rendering.show_check(_out(), found)
+        return errors.DONE if found.is_as_declared else errors.DIFFERENCES
+
+    return _run(uri, database, work)
+
+
+@app.command("explain")
+def explain_command(*, uri: Uri = None, database: DatabaseName = None, as_json: AsJson = False) -> int:
+    """Run every query of the repository through the server's explain, and fail where an index does not serve it."""
+
+    async def work(held: "Database") -> int:
+        found = await explain(held)
+        if as_json:
+            typer.echo(rendering.as_json(found))
+        else:
+            rendering.show_explanation(_out(), found)
+        return errors.DONE if found.is_fine else errors.DIFFERENCES
+
+    return _run(uri, database, work)
+
+
+@app.command("shard")
+def shard_command(
+    *,
+    uri: Uri = None,
+    database: DatabaseName = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Run the commands, rather than only print them.")] = False,
+) -> int:
+    """Print, and with --yes run, what a sharded cluster needs."""
+
+    async def work(held: "Database") -> int:
+        for step in await shard(held, carry_out=yes):
+            command = json.dumps(step.command)
+            typer.echo(f"db.adminCommand({command})" if step.is_admin else f"db.runCommand({command})")
+        typer.echo("Done." if yes else "Nothing was run: --yes runs these.")
+        return errors.DONE
+
+    return _run(uri, database, work)
+
+
+def _refuse(text: str, status: int) -> int:
+    typer.echo(f"python -m indexes: {text}", err=True)
+    return status
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status says how it ended."""
-    given = _parser().parse_args(arguments)
-    uri = given.uri or os.environ.get("MONGODB_URI")
-    if not uri:
-        return _refuse("say which server: --uri mongodb://host/, or the variable MONGODB_URI")
-    return asyncio.run(_apply(uri, given.database))
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(
+            args=None if arguments is None else list(arguments), prog_name="python -m indexes", standalone_mode=False
+        )
+    except IndexToolError as error:
+        return _refuse(_A_URI.sub("(a URI, not shown)", str(error)), error.exit_status)
+    except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
+        return _refuse("stopped; what was done stays, run it again to go on", _STOPPED)
+    except typer.TyperException as error:
+        # A usage error quotes what it does not understand; a URI in the wrong place must not reach the terminal.
+        said = error.format_message()
+        if _A_URI.search(said):
+            said = "a connection string stands where none is expected: give it as --uri or in MONGODB_URI"
+        return _refuse(
+            f"{said} Try --help." if said.endswith(".") else f"{said}. Try --help.", errors.USAGE_OR_UNREACHABLE
+        )
+    return int(status or 0)

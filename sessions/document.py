@@ -15,14 +15,17 @@ from sessions.status import INTERCEPTING, LIFECYCLE, NOT_ENDED, SessionStatus
 COLLECTION: Final = "active_schedule_sessions"
 ROUTING_INDEX: Final = f"uniq_{COLLECTION}_governor"
 LATEST_INDEX: Final = f"idx_{COLLECTION}_conversation_status_updated"
+PAGE_INDEX: Final = f"idx_{COLLECTION}_user_status_updated"
 GOVERNOR_FIELDS: Final = frozenset({"user_id", "conversation_id"})
+SHARD_KEY: Final[Mapping[str, str]] = {"user_id": "hashed"}
+"""On a sharded cluster: each call that a user's request makes carries the user, and so reaches one shard."""
 
 INDEXES: Final = (
     IndexModel([("user_id", 1), ("conversation_id", 1)], name=f"idx_{COLLECTION}_user_conv"),
     IndexModel(
         # _id breaks ties, so that a page needs no sort.
         [("user_id", 1), ("status", 1), ("updated_at", 1), ("_id", 1)],
-        name=f"idx_{COLLECTION}_user_status_updated",
+        name=PAGE_INDEX,
     ),
     IndexModel([("status", 1), ("updated_at", 1)], name=f"idx_{COLLECTION}_status_updated"),
     IndexModel([("conversation_id", 1), ("status", 1), ("updated_at", 1)], name=LATEST_INDEX),

@@ -13,6 +13,7 @@ from sessions.models import RerunClaim
 from sessions.status import (
     ALL,
     CALLS,
+    ENDED,
     LEASES,
     LIFECYCLE,
     NOT_ENDED,
@@ -438,3 +439,13 @@ def narrowed(write: Write, *, session_id: str, user_id: int, revision: int) -> W
 def narrowed_to(write: Write, session_ids: list[str]) -> Write:
     """A sweep for the sessions of one batch."""
     return Write({**write.filter, "_id": {"$in": session_ids}}, write.update)
+
+
+def ended_before(before: datetime) -> Query:
+    """What ended before a moment."""
+    return {"status": {"$in": values_of(ENDED)}, "updated_at": {"$lt": before}}
+
+
+def purge(before: datetime, session_ids: list[str]) -> Query:
+    """Which sessions of one batch are deleted."""
+    return {**ended_before(before), "_id": {"$in": session_ids}}

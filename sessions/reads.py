@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from sessions.document import LATEST_INDEX, ROUTING_INDEX
-from sessions.queries import Query, expire, values_of
-from sessions.status import ALL, ENDED, INTERCEPTING, LeaseKind, SessionStatus
+from sessions.document import LATEST_INDEX, PAGE_INDEX, ROUTING_INDEX
+from sessions.queries import Query, ended_before, expire, values_of
+from sessions.status import ALL, INTERCEPTING, LeaseKind, SessionStatus
 
 WITHOUT_HISTORY: Final[Mapping[str, int]] = {"history": 0}
 
@@ -80,7 +80,8 @@ def page(user_id: int, statuses: frozenset[SessionStatus], *, limit: int, after:
         # The $lte bounds the index; the $or only drops what ties with the last page's end.
         conditions["updated_at"] = {"$lte": moment}
         conditions["$or"] = [{"updated_at": {"$lt": moment}}, {"_id": {"$lt": session_id}}]
-    return Lookup(conditions, sort=(("updated_at", -1), ("_id", -1)), limit=limit + 1)
+    # Named, since for a user with few sessions the planner may as well take another index, and sort in memory.
+    return Lookup(conditions, sort=(("updated_at", -1), ("_id", -1)), hint=PAGE_INDEX, limit=limit + 1)
 
 
 def due(at: datetime, *, limit: int) -> Lookup:
@@ -97,10 +98,9 @@ def stalled(at: datetime, *, limit: int) -> Lookup:
 
 def ended(before: datetime, *, limit: int) -> Lookup:
     """A batch of sessions that ended before a moment."""
-    conditions = {"status": {"$in": values_of(ENDED)}, "updated_at": {"$lt": before}}
-    return Lookup(conditions, sort=(("updated_at", 1),), limit=limit, projection={"_id": 1})
+    return Lookup(ended_before(before), sort=(("updated_at", 1),), limit=limit, projection={"_id": 1})
 
 
 def count_by_status() -> list[Query]:
-    """How many sessions stand where."""
-    return [{"$group": {"_id": "$status", "count": {"$sum": 1}}}]
+    """How many sessions stand where; every status is named, so that an index tells it without the documents."""
+    return [{"$match": {"status": {"$in": values_of(ALL)}}}, {"$group": {"_id": "$status", "count": {"$sum": 1}}}]

@@ -255,7 +255,7 @@ class Lookups(Engine):
             StoreUnavailable: No primary answered within the repository's ``timeout``.
 
         Round trips:
-            One ``find``, without a sort.
+            One ``find``, without a sort; another, with a warning logged, where its index is hidden or absent.
         """
         user_id = inputs.integer("user_id", user_id)
         limit = inputs.integer("limit", limit, limit=inputs.INTEGERS["page limit"])

@@ -89,7 +89,7 @@ class Sweeps(Engine):
         before = inputs.moment("ended_before", ended_before)
         lookup = reads.ended(before, limit=inputs.integer("limit", limit))
         batch = await self._batch(lookup)
-        return await self._collection.delete_many({**lookup.filter, "_id": {"$in": batch}}) if batch else 0
+        return await self._collection.delete_many(queries.purge(before, batch)) if batch else 0
 
     async def count_by_status(self) -> dict[SessionStatus, int]:
         """Count the sessions that stand in each status.

@@ -1,0 +1,81 @@
+"""Which stored documents violate a unique index that is to be built: counted, and the first ten named."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from indexes.server import Server
+from sessions.index_comparison import keys_of
+
+MOST_NAMED: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Documents that no unique index can hold together.
+
+    Attributes:
+        collection: Where.
+        index: The index that cannot be built.
+        documents: How many documents share their key with another.
+        groups: How many keys are shared.
+        first_ids: The ids of the first ten, those of one key side by side.
+    """
+
+    collection: str
+    index: str
+    documents: int
+    groups: int
+    first_ids: tuple[object, ...]
+
+
+def _paths(field: str) -> list[str]:
+    parts = field.split(".")
+    return [".".join(parts[: count + 1]) for count in range(len(parts))]
+
+
+def pipeline_for(definition: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The aggregation that finds what shares a key, by the server's rules for unique indexes.
+
+    An absent field counts as null, a sparse index skips documents with none of its fields, an array counts with each
+    of its elements, and a document may hold one element twice.
+    """
+    fields = [name for name, _ in keys_of(definition)]
+    conditions: list[Mapping[str, Any]] = []
+    if chosen := definition.get("partialFilterExpression"):
+        conditions.append(chosen)
+    if definition.get("sparse"):
+        conditions.append({"$or": [{field: {"$exists": True}} for field in fields]})
+    unwound = dict.fromkeys(path for field in fields for path in _paths(field))
+    key = {str(number): {"$ifNull": [f"${field}", None]} for number, field in enumerate(fields)}
+    return [
+        {"$match": {"$and": conditions} if conditions else {}},
+        *({"$unwind": {"path": f"${path}", "preserveNullAndEmptyArrays": True}} for path in unwound),
+        {"$group": {"_id": {"key": key, "document": "$_id"}}},
+        {"$group": {"_id": "$_id.key", "documents": {"$sum": 1}, "ids": {"$firstN": _first("$_id.document")}}},
+        {"$match": {"documents": {"$gt": 1}}},
+        {"$sort": {"_id": 1}},
+        {
+            "$group": {
+                "_id": None,
+                "documents": {"$sum": "$documents"},
+                "groups": {"$sum": 1},
+                "ids": {"$firstN": _first("$ids")},
+            }
+        },
+    ]
+
+
+def _first(value: str) -> dict[str, Any]:
+    return {"n": MOST_NAMED, "input": value}
+
+
+async def find_conflict(server: Server, collection: str, definition: Mapping[str, Any]) -> Conflict | None:
+    """What keeps a unique index from being built, or None."""
+    options = {"collation": definition["collation"]} if definition.get("collation") else {}
+    found = await server.aggregate(collection, pipeline_for(definition), quick=False, allowDiskUse=True, **options)
+    if not found:
+        return None
+    told = found[0]
+    named = tuple(one for group in told["ids"] for one in group)[:MOST_NAMED]
+    return Conflict(collection, definition["name"], told["documents"], told["groups"], named)

@@ -1,0 +1,73 @@
+"""What stops a command, each kind with the exit status that the command line ends with.
+
+IndexToolError
+├── BadDocument      2  what ``--document`` names is no Beanie document, or it declares what cannot be
+├── BadChoice        2  an argument is outside its limits
+├── Unreachable      2  no server, or none that may write, answered
+├── MissingRight     2  the user lacks a right; names the action and the role that has it
+├── NotSharded       2  ``shard`` was asked of a server that is no part of a sharded cluster
+├── CannotShard      3  a unique index does not begin with the shard key's field
+├── LockHeld         1  another ``apply`` is at work
+└── Unsettled        1  the indexes changed under each step of a run
+"""
+
+from typing import ClassVar, Final
+
+DONE: Final = 0
+DIFFERENCES: Final = 1
+USAGE_OR_UNREACHABLE: Final = 2
+CONFLICTS: Final = 3
+
+
+class IndexToolError(Exception):
+    """The base of all errors of this package; the text is one line that says what to do next."""
+
+    exit_status: ClassVar[int] = USAGE_OR_UNREACHABLE
+
+
+class BadDocument(IndexToolError):
+    """What was named is no Beanie document, or declares what no collection can hold."""
+
+
+class BadChoice(IndexToolError, ValueError):
+    """An argument is outside its limits; nothing was sent."""
+
+
+class Unreachable(IndexToolError):
+    """The server did not answer; what was done before stays, and the next run goes on from there."""
+
+
+class MissingRight(IndexToolError):
+    """The user may not do this.
+
+    Attributes:
+        action: The action that is missing, as the server names it.
+        role: The smallest built-in role that has it.
+    """
+
+    def __init__(self, action: str, role: str, namespace: str) -> None:
+        super().__init__(f"this user lacks the action {action} on {namespace}: grant it the role {role}")
+        self.action = action
+        self.role = role
+
+
+class NotSharded(IndexToolError):
+    """The server is no router of a sharded cluster."""
+
+
+class CannotShard(IndexToolError):
+    """A declared or present index would lose its uniqueness on a sharded collection."""
+
+    exit_status: ClassVar[int] = CONFLICTS
+
+
+class LockHeld(IndexToolError):
+    """Another ``apply`` holds the lock of this database, or took it over."""
+
+    exit_status: ClassVar[int] = DIFFERENCES
+
+
+class Unsettled(IndexToolError):
+    """Somebody else keeps changing the indexes."""
+
+    exit_status: ClassVar[int] = DIFFERENCES

@@ -1,0 +1,135 @@
+"""One ``apply`` at a time on a database: a lock document with a renewed lease.
+
+The server's own clock judges the lease, so that two machines need not agree on the time.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from time import monotonic
+from typing import Any, Final
+from uuid import uuid4
+
+from pymongo.errors import OperationFailure
+
+from indexes.errors import IndexToolError, LockHeld, MissingRight, Unreachable
+from indexes.server import Server
+
+logger = logging.getLogger("indexes")
+
+LOCKS: Final = "index_bootstrap_locks"
+"""The collection that holds the lock, in the database that it is for."""
+DEFAULT_LEASE: Final = timedelta(seconds=15)
+DEFAULT_WAIT: Final = timedelta(minutes=10)
+
+_KEY: Final = "apply"
+_DUPLICATE: Final = 11000
+_FIRST_PAUSE: Final = 0.02
+_LONGEST_PAUSE: Final = 0.5
+_MAJORITY: Final = {"w": "majority"}
+
+
+class Lock:
+    """The right to change a database's indexes, while its lease is renewed."""
+
+    def __init__(self, server: Server, *, lease: timedelta) -> None:
+        self._server = server
+        self._lease = lease
+        self._holder = uuid4().hex
+
+    def _until(self) -> dict[str, Any]:
+        # Documents are changed by a pipeline, since only there the server's clock has a name.
+        until = {"$add": ["$$NOW", int(self._lease.total_seconds() * 1000)]}
+        return {"holder": self._holder, "expires_at": until}
+
+    async def _update(self, conditions: dict[str, Any], *, changes: dict[str, Any], upsert: bool) -> bool:
+        command = {
+            "findAndModify": LOCKS,
+            "query": {"_id": _KEY, **conditions},
+            "update": [{"$set": changes}],
+            "upsert": upsert,
+            "new": True,
+            "writeConcern": _MAJORITY,
+        }
+        answer = await self._server.command(command, about=LOCKS)
+        return answer.get("value") is not None
+
+    async def _take(self) -> bool:
+        if await self._update({"$expr": {"$lte": ["$expires_at", "$$NOW"]}}, changes=self._until(), upsert=False):
+            return True
+        try:
+            # Where somebody holds it, the upsert meets his document's _id. It can't ask for the lapse itself: the
+            # server refuses $expr in an upsert.
+            return await self._update({"holder": self._holder}, changes=self._until(), upsert=True)
+        except OperationFailure as error:
+            if error.code != _DUPLICATE:
+                raise
+            return False
+
+    async def acquire(self, *, wait: timedelta, on_wait: Callable[[], None]) -> None:
+        """Take the lock, or wait for it.
+
+        Raises:
+            LockHeld: It was not free within ``wait``.
+        """
+        ends = monotonic() + wait.total_seconds()
+        pause = _FIRST_PAUSE
+        while not await self._take():
+            if monotonic() + pause > ends:
+                raise LockHeld("another apply is at work on this database: run this again when it has ended")
+            on_wait()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def confirm(self) -> None:
+        """Renew the lease, and learn that the lock is still ours.
+
+        Raises:
+            LockHeld: It lapsed and another run took it.
+        """
+        if not await self._update({"holder": self._holder}, changes=self._until(), upsert=False):
+            raise LockHeld("another apply took the lock over while this one stood still: run this again")
+
+    async def keep(self) -> None:
+        """Renew the lease until cancelled; ends with `LockHeld` where it is lost."""
+        every = self._lease.total_seconds() / 3
+        while True:
+            await asyncio.sleep(every)
+            try:
+                await self.confirm()
+            except Unreachable as error:
+                # The step under way meets the same server; before the next one the lock is confirmed.
+                logger.warning("the lock could not be renewed (%s)", error)
+
+    async def give_back(self) -> None:
+        """Let the next run begin at once; left behind, the lease lapses by itself."""
+        command = {
+            "delete": LOCKS,
+            "deletes": [{"q": {"_id": _KEY, "holder": self._holder}, "limit": 1}],
+            "writeConcern": _MAJORITY,
+        }
+        with contextlib.suppress(Unreachable, MissingRight, OperationFailure):
+            await self._server.command(command, about=LOCKS)
+
+
+@contextlib.asynccontextmanager
+async def locked(
+    server: Server, *, lease: timedelta, wait: timedelta, on_wait: Callable[[], None]
+) -> AsyncIterator[Lock]:
+    """Hold the lock within the block, renewing it in the background.
+
+    Raises:
+        LockHeld: It was not free within ``wait``.
+    """
+    lock = Lock(server, lease=lease)
+    await lock.acquire(wait=wait, on_wait=on_wait)
+    renewal = asyncio.create_task(lock.keep(), name="indexes: lock")
+    try:
+        yield lock
+    finally:
+        renewal.cancel()
+        with contextlib.suppress(asyncio.CancelledError, IndexToolError):
+            await renewal
+        await asyncio.shield(lock.give_back())

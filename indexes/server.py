@@ -1,0 +1,144 @@
+"""The commands that the tool sends, for any driver; what the server refuses becomes an error with the next step."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import pymongo
+from pymongo import ReadPreference
+from pymongo.errors import (
+    ConnectionFailure,
+    ExecutionTimeout,
+    InvalidOperation,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+)
+
+from indexes.errors import BadChoice, MissingRight, Unreachable
+from sessions.driver import SessionCollection
+
+if TYPE_CHECKING:
+    from sessions.driver import Database
+
+QUICK_SECONDS: Final = 10.0
+_UNAUTHORIZED: Final = 13
+_AUTHENTICATION_FAILED: Final = 18
+_NO_COLLECTION: Final = 26
+_PASSING: Final = frozenset({6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
+
+# The smallest built-in role that has the action: https://www.mongodb.com/docs/v6.0/reference/built-in-roles/
+_RIGHTS: Final[Mapping[str, tuple[str, str]]] = {
+    "listIndexes": ("listIndexes", "read"),
+    "find": ("find", "read"),
+    "explain": ("find", "read"),
+    "aggregate": ("find", "read"),
+    "createIndexes": ("createIndex", "readWrite"),
+    "dropIndexes": ("dropIndex", "readWrite"),
+    "findAndModify": ("update", "readWrite"),
+    "delete": ("remove", "readWrite"),
+    "collMod": ("collMod", "dbAdmin"),
+    "shardCollection": ("enableSharding", "clusterManager"),
+    "enableSharding": ("enableSharding", "clusterManager"),
+}
+
+
+class Server:
+    """One database, by commands; reads go to the primary."""
+
+    def __init__(self, database: "Database") -> None:
+        if SessionCollection(database, timeout=QUICK_SECONDS).is_double:
+            raise BadChoice("the in-memory double has no commands: there, open_repository(create_indexes=True) serves")
+        self._database: Any = database
+        self.name: str = self._database.name
+
+    async def command(
+        self, command: Mapping[str, Any], *, about: str = "", admin: bool = False, quick: bool = True
+    ) -> dict[str, Any]:
+        """Send one command.
+
+        Args:
+            command: The command; its name comes first.
+            about: The collection, for an error's text.
+            admin: Send it to the admin database.
+            quick: Give up after ten seconds; a build may take as long as it takes.
+
+        Raises:
+            MissingRight: The user may not.
+            Unreachable: The server did not answer, or is no primary any more.
+            OperationFailure: The server refused for another reason; the caller knows which ones it expects.
+        """
+        database = self._database.client.admin if admin else self._database
+        name = next(iter(command))
+        try:
+            with pymongo.timeout(QUICK_SECONDS if quick else None):
+                answer: dict[str, Any] = await database.command(command, read_preference=ReadPreference.PRIMARY)
+        except (ConnectionFailure, NotPrimaryError, ExecutionTimeout, InvalidOperation) as error:
+            raise _unreachable(error) from error
+        except OperationFailure as error:
+            if error.code == _UNAUTHORIZED:
+                action, role = _RIGHTS.get(name, (name, "dbAdmin"))
+                where = f"{database.name}.{about}" if about else database.name
+                raise MissingRight(action, role, where) from error
+            if error.code in _PASSING or error.code == _AUTHENTICATION_FAILED:
+                raise _unreachable(error) from error
+            raise
+        except PyMongoError as error:
+            raise _unreachable(error) from error
+        return answer
+
+    async def indexes(self, collection: str) -> dict[str, dict[str, Any]] | None:
+        """Each index by its name, one being built with its ``buildUUID``; None where there is no collection."""
+        listing = {"listIndexes": collection, "includeIndexBuildInfo": True, "cursor": {"batchSize": 1000}}
+        try:
+            answer = await self.command(listing, about=collection)
+        except OperationFailure as error:
+            if error.code == _NO_COLLECTION:
+                return None
+            raise
+        found = {}
+        for entry in answer["cursor"]["firstBatch"]:
+            building = {"buildUUID": entry["buildUUID"]} if "buildUUID" in entry else {}
+            found[entry["spec"]["name"]] = {**entry["spec"], **building}
+        return found
+
+    async def aggregate(
+        self,
+        collection: str | int,
+        pipeline: Sequence[Mapping[str, Any]],
+        *,
+        admin: bool = False,
+        quick: bool = True,
+        **options: Any,
+    ) -> list[dict[str, Any]]:
+        """The first batch of an aggregation, which is all of it for what is asked here."""
+        command = {"aggregate": collection, "pipeline": list(pipeline), "cursor": {"batchSize": 1000}, **options}
+        answer = await self.command(command, about=str(collection), admin=admin, quick=quick)
+        found: list[dict[str, Any]] = answer["cursor"]["firstBatch"]
+        return found
+
+    async def explain(self, command: Mapping[str, Any], *, verbosity: str) -> dict[str, Any]:
+        """What the server would do, or did, for a command."""
+        about = str(next(iter(command.values())))
+        return await self.command({"explain": command, "verbosity": verbosity}, about=about, quick=False)
+
+    async def expanded_collation(self, collection: str, collation: Mapping[str, Any]) -> dict[str, Any]:
+        """A collation with the server's defaults for its locale filled in; the server alone knows them all."""
+        # Nothing can match, so that nothing is looked for.
+        asked = {"find": collection, "filter": {"_id": {"$in": []}}, "collation": dict(collation)}
+        answer = await self.explain(asked, verbosity="queryPlanner")
+        planner = answer["queryPlanner"]
+        # A router tells the plan of each shard.
+        told = [planner, *planner.get("winningPlan", {}).get("shards", ())]
+        return next((plan["collation"] for plan in told if "collation" in plan), dict(collation))
+
+    async def hello(self) -> dict[str, Any]:
+        """Who answers: a standalone server, a member of a replica set, or a router."""
+        return await self.command({"hello": 1}, admin=True)
+
+
+def _unreachable(error: PyMongoError) -> Unreachable:
+    code = getattr(error, "code", None)
+    said = type(error).__name__ if code is None else f"{type(error).__name__}, code {code}"
+    if code == _AUTHENTICATION_FAILED:
+        return Unreachable(f"the server refused the user or the password ({said})")
+    return Unreachable(f"the server does not answer ({said}): what was done stays, run this again when it does")
