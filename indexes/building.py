@@ -166,13 +166,13 @@ class _Run:
 
     @contextlib.asynccontextmanager
     async def _followed(self, step: Step) -> AsyncIterator[None]:
-        following = asyncio.create_task(follow(self._server, step, self._tell), name="indexes: progress")
+        stopped = asyncio.Event()
+        following = asyncio.create_task(follow(self._server, step, self._tell, stopped), name="indexes: progress")
         try:
             yield
         finally:
-            following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await following
+            stopped.set()
+            await following
 
     async def _build(self, step: Step) -> None:
         command: dict[str, Any] = {"createIndexes": step.collection, "indexes": [dict(step.definition)]}

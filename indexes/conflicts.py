@@ -52,7 +52,7 @@ def pipeline_for(definition: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"$match": {"$and": conditions} if conditions else {}},
         *({"$unwind": {"path": f"${path}", "preserveNullAndEmptyArrays": True}} for path in unwound),
         {"$group": {"_id": {"key": key, "document": "$_id"}}},
-        {"$group": {"_id": "$_id.key", "documents": {"$sum": 1}, "ids": {"$firstN": _first("$_id.document")}}},
+        {"$group": {"_id": "$_id.key", "documents": {"$sum": 1}, "ids": {"$minN": _first("$_id.document")}}},
         {"$match": {"documents": {"$gt": 1}}},
         {"$sort": {"_id": 1}},
         {

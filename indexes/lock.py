@@ -92,13 +92,21 @@ class Lock:
         if not await self._update({"holder": self._holder}, changes=self._until(), upsert=False):
             raise LockHeld("another apply took the lock over while this one stood still: run this again")
 
-    async def keep(self) -> None:
-        """Renew the lease until cancelled; ends with `LockHeld` where it is lost."""
+    async def keep(self, stopped: asyncio.Event) -> None:
+        """Renew the lease until ``stopped`` is set, or the lock is lost: the next `confirm` tells the run.
+
+        Not until cancelled: a driver can turn a cancellation in mid-command into an error of the connection.
+        """
         every = self._lease.total_seconds() / 3
         while True:
-            await asyncio.sleep(every)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopped.wait(), every)
+            if stopped.is_set():
+                return
             try:
                 await self.confirm()
+            except LockHeld:
+                return
             except Unreachable as error:
                 # The step under way meets the same server; before the next one the lock is confirmed.
                 logger.warning("the lock could not be renewed (%s)", error)
@@ -125,11 +133,12 @@ async def locked(
     """
     lock = Lock(server, lease=lease)
     await lock.acquire(wait=wait, on_wait=on_wait)
-    renewal = asyncio.create_task(lock.keep(), name="indexes: lock")
+    stopped = asyncio.Event()
+    renewal = asyncio.create_task(lock.keep(stopped), name="indexes: lock")
     try:
         yield lock
     finally:
-        renewal.cancel()
-        with contextlib.suppress(asyncio.CancelledError, IndexToolError):
+        stopped.set()
+        with contextlib.suppress(IndexToolError, OperationFailure):
             await renewal
         await asyncio.shield(lock.give_back())

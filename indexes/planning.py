@@ -284,10 +284,16 @@ def next_step(declared: Declared, present: Present, choices: Choices) -> Step | 
 
 
 def blocked_in(declared: Declared, present: Present, choices: Choices) -> tuple[Blocked, ...]:
-    """What would keep indexes from becoming as declared, were every step done."""
+    """What keeps indexes from becoming as declared, given what a collection holds once every step is done."""
     collection = _OfOneCollection(declared, present, choices)
     for _ in collection.steps():
         pass
+    told = {one.index for one in collection.blocked}
+    collection.blocked += [
+        Blocked(declared.collection, name, "declared indexes hold each other's definitions: drop one at a quiet time")
+        for name, target in declared.indexes.items()
+        if name not in told and compare(target, present.get(name))
+    ]
     return tuple(dict.fromkeys(collection.blocked))
 
 

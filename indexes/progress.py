@@ -1,6 +1,7 @@
 """How far a build is, from the server's ``currentOp``; a user without the right to ask sees the time only."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,11 +61,15 @@ async def _ask(server: Server, step: Step) -> dict[str, Any]:
     return found[0] if found else {}
 
 
-async def follow(server: Server, step: Step, tell: Tell) -> None:
-    """Tell how far a build is, until cancelled."""
+async def follow(server: Server, step: Step, tell: Tell, stopped: asyncio.Event) -> None:
+    """Tell how far a build is, until ``stopped`` is set.
+
+    Not until cancelled: a driver can turn a cancellation in mid-command into an error of the connection, and this
+    would go on.
+    """
     began = monotonic()
     may_ask = True
-    while True:
+    while not stopped.is_set():
         operation: dict[str, Any] = {}
         if may_ask:
             try:
@@ -83,4 +88,5 @@ async def follow(server: Server, step: Step, tell: Tell) -> None:
                 total=counted.get("total"),
             )
         )
-        await asyncio.sleep(_EVERY_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopped.wait(), _EVERY_SECONDS)
