@@ -244,7 +244,7 @@ class _OfOneCollection:
             return
         if any(serves_as(one, self._present, but=in_the_way) for one in (bridge, target)):
             held = self._present[in_the_way]
-            yield self._step(Action.DROP, in_the_way, held, f"{why}; its reversed twin serves meanwhile")
+            yield self._step(Action.DROP, in_the_way, held, f"{why}; a reversed twin serves meanwhile")
             return
         twin = self._holder_of(bridge, but=in_the_way)
         if twin is None and signature(self._present[in_the_way]) == signature(bridge):

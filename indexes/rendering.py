@@ -1,7 +1,7 @@
 """What the command line shows: tables for people, JSON for programs."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, Self, TextIO
 
@@ -18,6 +18,7 @@ from indexes.explaining import Explanation
 from indexes.plan import IndexStanding, Plan, Standing
 from indexes.planning import Action, Blocked, Step
 from indexes.progress import Progress as BuildProgress
+from sessions.index_comparison import in_words
 
 _WIDTH_WITHOUT_TERMINAL: Final = 140
 _STYLES: Final[Mapping[Standing, str]] = {
@@ -57,10 +58,6 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _keys(keys: Iterable[tuple[str, object]]) -> str:
-    return ", ".join(name if way == 1 else f"{name} {way}" for name, way in keys)
-
-
 def _size(size: int | None) -> str:
     if size is None:
         return "unknown"
@@ -72,31 +69,35 @@ def _size(size: int | None) -> str:
     return f"{amount:.1f} GB"
 
 
-def _said_of(index: IndexStanding) -> str:
-    if index.standing is Standing.DIFFERENT:
-        prefix = f"index {index.name} "
-        return "; ".join(difference.text.removeprefix(prefix) for difference in index.differences)
-    if index.is_declared:
+def _used(index: IndexStanding) -> str:
+    if index.standing is Standing.MISSING:
         return ""
-    since = f" since {index.use.since:%Y-%m-%d %H:%M} UTC" if index.use.since else ""
-    used = "use unknown" if index.use.operations is None else f"used {index.use.operations} times{since}"
-    return f"{_size(index.use.size)}, {used}"
+    return "unknown" if index.use.operations is None else f"{index.use.operations:,} times"
+
+
+def _show_collection(console: Console, title: str, indexes: Sequence[IndexStanding]) -> None:
+    console.print(Text(title, style="bold"))
+    table = _table("index", "state", "keys", "size", "used")
+    for index in indexes:
+        state = Text(index.standing, style=_STYLES[index.standing])
+        size = "" if index.standing is Standing.MISSING else _size(index.use.size)
+        table.add_row(index.name, state, in_words(index.keys), size, _used(index))
+    console.print(table)
+    console.print()
+    if counted := [index.use.since for index in indexes if index.use.since is not None]:
+        console.print(f"Use is counted since {min(counted):%Y-%m-%d %H:%M} UTC.")
 
 
 def show_plan(console: Console, plan: Plan) -> None:
     """Print how each index stands, what would be done, and what stands in the way."""
-    collections = dict.fromkeys(index.collection for index in plan.indexes)
-    for collection in collections:
-        console.print(Text(f"{plan.database}.{collection}", style="bold"))
-        table = _table("index", "state", "keys", "")
-        for index in plan.indexes:
-            if index.collection == collection:
-                state = Text(index.standing, style=_STYLES[index.standing])
-                table.add_row(index.name, state, _keys(index.keys), _said_of(index))
-        console.print(table)
-        console.print()
+    for collection in dict.fromkeys(index.collection for index in plan.indexes):
+        ours = [index for index in plan.indexes if index.collection == collection]
+        _show_collection(console, f"{plan.database}.{collection}", ours)
     counts = [f"{len(plan.named(standing))} {standing}" for standing in Standing if plan.named(standing)]
     console.print(", ".join(counts) + "." if counts else "Nothing is declared.")
+    for index in plan.named(Standing.DIFFERENT):
+        for difference in index.differences:
+            console.print(Text(difference.text, style="red"))
     if plan.steps:
         console.print(Text("apply would:", style="bold"))
         for number, step in enumerate(plan.steps, start=1):

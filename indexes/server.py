@@ -20,7 +20,7 @@ from sessions.driver import SessionCollection
 if TYPE_CHECKING:
     from sessions.driver import Database
 
-QUICK_SECONDS: Final = 10.0
+QUICK_SECONDS: Final = 5.0
 _UNAUTHORIZED: Final = 13
 _AUTHENTICATION_FAILED: Final = 18
 _NO_COLLECTION: Final = 26
@@ -60,7 +60,7 @@ class Server:
             command: The command; its name comes first.
             about: The collection, for an error's text.
             admin: Send it to the admin database.
-            quick: Give up after ten seconds; a build may take as long as it takes.
+            quick: Give up after five seconds; a build may take as long as it takes.
 
         Raises:
             MissingRight: The user may not.

@@ -1,6 +1,6 @@
 """Is an index that a database holds the one that was declared? A pure comparison, for opening and for operators."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -174,7 +174,12 @@ def _other_options(declared: Mapping[str, Any], present: Mapping[str, Any]) -> l
 def _key_difference(declared: Mapping[str, Any], present: Mapping[str, Any]) -> tuple[Aspect, str]:
     wanted, held = keys_of(declared), keys_of(present)
     aspect = Aspect.ORDER if sorted(map(str, wanted)) == sorted(map(str, held)) else Aspect.KEYS
-    return aspect, f"has the keys {held} instead of {wanted}" if wanted != held else ""
+    return aspect, f"has the keys {in_words(held)} instead of {in_words(wanted)}" if wanted != held else ""
+
+
+def in_words(keys: Iterable[tuple[str, object]]) -> str:
+    """Fields for people: each with its direction where that is not the plain one."""
+    return ", ".join(name if way == 1 else f"{name} {way}" for name, way in keys)
 
 
 def _flag_differences(declared: Mapping[str, Any], present: Mapping[str, Any]) -> Iterator[tuple[Aspect, str]]:
