@@ -1,5 +1,6 @@
 """Which session governs this conversation? Durable, atomic session records on MongoDB."""
 
+from sessions.bridge import SessionBridge
 from sessions.document import ActiveScheduleSession
 from sessions.errors import (
     ConflictReason,
@@ -27,6 +28,27 @@ from sessions.models import (
     Transition,
 )
 from sessions.repository import SessionRepository, open_repository
+from sessions.results import (
+    AlreadyHandled,
+    Applied,
+    ApplyFailed,
+    Asked,
+    AskUser,
+    Close,
+    Closed,
+    Dismissed,
+    Fail,
+    FreeChat,
+    Held,
+    NotAnAnswer,
+    PreviewShown,
+    RerunFailed,
+    ShowPreview,
+    Superseded,
+    TimedOut,
+    Turn,
+    action_url,
+)
 from sessions.status import SessionStatus
 
 __all__ = [
@@ -34,25 +56,45 @@ __all__ = [
     "ActiveScheduleSession",
     "ActiveScheduleSessionSnapshot",
     "ActiveScheduleSessionState",
+    "AlreadyHandled",
+    "Applied",
+    "ApplyFailed",
+    "AskUser",
+    "Asked",
+    "Close",
+    "Closed",
     "ConflictReason",
     "ConversationBusy",
+    "Dismissed",
+    "Fail",
+    "FreeChat",
+    "Held",
     "IndexesMissing",
     "InvalidSessionInput",
     "InvalidTransition",
     "LeaseLost",
+    "NotAnAnswer",
     "Page",
+    "PreviewShown",
     "RerunClaim",
+    "RerunFailed",
     "Route",
     "RouteAction",
+    "SessionBridge",
     "SessionError",
     "SessionExists",
     "SessionNotFound",
     "SessionRepository",
     "SessionStatus",
+    "ShowPreview",
     "StalePreview",
     "StaleReply",
     "StoreUnavailable",
+    "Superseded",
+    "TimedOut",
     "Transition",
     "TransitionConflict",
+    "Turn",
+    "action_url",
     "open_repository",
 ]

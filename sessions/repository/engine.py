@@ -22,7 +22,7 @@ from sessions.lapsing import counts_as, has_expired
 from sessions.models import ActiveScheduleSessionSnapshot, to_snapshot
 from sessions.queries import Call, Query, Write
 from sessions.repository.refusals import Exhausted, Lapsed, Refused, Replayed, explain, reference
-from sessions.status import CallName, LeaseKind
+from sessions.status import CallName, LeaseKind, SessionStatus
 
 RETRIES: Final = 3
 """How often a call is tried again after what stood in the way was put back, or had gone by itself."""
@@ -38,6 +38,10 @@ class Engine:
         self._clock = clock
         self._lease = lease
         self._max_attempts = max_attempts
+
+    def present_status(self, session: ActiveScheduleSessionSnapshot) -> SessionStatus:
+        """What the status of a session counts as by now: what has lapsed counts as swept. No I/O."""
+        return counts_as(session, self._clock.now())
 
     def _operation_id(self, operation_id: str | None) -> str:
         return uuid4().hex if operation_id is None else inputs.identifier("operation_id", operation_id)
