@@ -20,6 +20,7 @@ from sessions.inputs import UNSET
 from sessions.models import (
     ActiveScheduleSessionSnapshot,
     ActiveScheduleSessionState,
+    ApplyClaim,
     Page,
     RerunClaim,
     Route,
@@ -34,6 +35,7 @@ __all__ = [
     "ActiveScheduleSession",
     "ActiveScheduleSessionSnapshot",
     "ActiveScheduleSessionState",
+    "ApplyClaim",
     "ConflictReason",
     "ConversationBusy",
     "IndexesMissing",
