@@ -21,6 +21,7 @@ from sessions.inputs import UNSET
 from sessions.models import (
     ActiveScheduleSessionSnapshot,
     ActiveScheduleSessionState,
+    ApplyClaim,
     Page,
     RerunClaim,
     Route,
@@ -58,6 +59,7 @@ __all__ = [
     "ActiveScheduleSessionState",
     "AlreadyHandled",
     "Applied",
+    "ApplyClaim",
     "ApplyFailed",
     "AskUser",
     "Asked",

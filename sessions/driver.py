@@ -32,8 +32,9 @@ from pymongo.write_concern import WriteConcern
 
 from sessions.document import COLLECTION
 from sessions.errors import InvalidSessionInput, SessionRef, StoreUnavailable, WriteOutcome
-from sessions.queries import Query, Write
+from sessions.queries import Write
 from sessions.reads import Lookup
+from sessions.updates import Query
 
 if TYPE_CHECKING:
     from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase

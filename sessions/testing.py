@@ -17,7 +17,7 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from sessions.document import COLLECTION
 from sessions.driver import connect, connect_double, disconnect
-from sessions.models import ActiveScheduleSessionSnapshot, RerunClaim
+from sessions.models import ActiveScheduleSessionSnapshot, ApplyClaim, RerunClaim
 from sessions.mongod import find_mongod, running_mongod
 from sessions.repository import SessionRepository, open_repository
 from sessions.status import SessionStatus
@@ -267,6 +267,23 @@ class SessionMaker:
             preview_id=f"preview-{number}",
             reply_id=f"reply-{number}",
             lease=lease,
+        )
+
+    async def apply_claim(
+        self,
+        *,
+        user_id: int = 1,
+        conversation_id: str | None = None,
+        expires_at: datetime | None = None,
+        lease: timedelta | None = None,
+    ) -> ApplyClaim:
+        """A claim on a new session whose user has confirmed its preview, held."""
+        session = await self(
+            SessionStatus.READY_PREVIEW, user_id=user_id, conversation_id=conversation_id, expires_at=expires_at
+        )
+        number = session.trigger_id.removeprefix("trigger-")
+        return await self.repository.claim_apply(
+            session.session_id, user_id=user_id, preview_id=f"preview-{number}", lease=lease
         )
 
 

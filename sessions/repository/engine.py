@@ -20,9 +20,10 @@ from sessions.errors import (
 )
 from sessions.lapsing import counts_as, has_expired
 from sessions.models import ActiveScheduleSessionSnapshot, to_snapshot
-from sessions.queries import Call, Query, Write
+from sessions.queries import Call, Write
 from sessions.repository.refusals import Exhausted, Lapsed, Refused, Replayed, explain, reference
 from sessions.status import CallName, LeaseKind, SessionStatus
+from sessions.updates import Query
 
 RETRIES: Final = 3
 """How often a call is tried again after what stood in the way was put back, or had gone by itself."""

@@ -17,10 +17,10 @@ from sessions.models import (
     to_snapshot,
     to_transitions,
 )
-from sessions.queries import Query
 from sessions.reads import Lookup
 from sessions.repository.engine import Engine
 from sessions.status import ALL, SessionStatus
+from sessions.updates import Query
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_CURSOR = 512

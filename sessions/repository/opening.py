@@ -11,6 +11,8 @@ from sessions.document import INDEXES, ROUTING_INDEX
 from sessions.driver import DuplicateKey, SessionCollection
 from sessions.errors import IndexesMissing, InvalidSessionInput
 from sessions.index_comparison import differences
+from sessions.repository.applying import Applying
+from sessions.repository.binding import Binding
 from sessions.repository.claims import Claims
 from sessions.repository.creation import Creation
 from sessions.repository.lookups import Lookups
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_LEASE: Final = timedelta(seconds=60)
 
 
-class SessionRepository(Creation, Lookups, Claims, Outcomes, Endings, Sweeps):
+class SessionRepository(Creation, Lookups, Binding, Claims, Outcomes, Applying, Endings, Sweeps):
     """The sessions of one database; `open_repository` makes it.
 
     Every status change that succeeds is one atomic write; every refusal is a typed error that says why.

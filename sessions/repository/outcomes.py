@@ -9,8 +9,8 @@ from sessions.errors import InvalidSessionInput
 from sessions.inputs import UNSET, Unset
 from sessions.models import ActiveScheduleSessionSnapshot, RerunClaim
 from sessions.queries import Call
-from sessions.repository.claims import checked_claim
 from sessions.repository.engine import Engine
+from sessions.repository.held import checked_claim
 from sessions.status import CallName
 
 
@@ -92,7 +92,7 @@ class Outcomes(Engine):
             One ``findAndModify``; a refusal or a replay adds a ``find``.
         """
         preview_id = inputs.identifier("preview_id", preview_id)
-        if preview_id == checked_claim(claim).session.current_preview_id:
+        if preview_id == checked_claim(CallName.PRESENT_PREVIEW, claim).session.current_preview_id:
             raise InvalidSessionInput("preview_id", "another id than the current preview's: a changed preview is new")
         changes = {"current_preview_id": preview_id}
         return await self._record(CallName.PRESENT_PREVIEW, claim, operation_id, changes, candidate_id, expires_at)
@@ -161,7 +161,7 @@ class Outcomes(Engine):
         *,
         reason: str = "",
     ) -> ActiveScheduleSessionSnapshot:
-        held = checked_claim(claim)
+        held = checked_claim(name, claim)
         now = self._clock.now()
         if candidate_id is not UNSET:
             changes["state.last_candidate_id"] = inputs.optional_identifier("candidate_id", candidate_id)

@@ -4,6 +4,7 @@ from typing import assert_type
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
+    ApplyClaim,
     Page,
     RerunClaim,
     Route,
@@ -13,7 +14,7 @@ from sessions import (
 )
 
 
-async def answers(repository: SessionRepository, claim: RerunClaim) -> None:
+async def answers(repository: SessionRepository, claim: RerunClaim, confirmed: ApplyClaim) -> None:
     """Every answer has a type of its own, never Any."""
     assert_type(await repository.route(1, "c"), Route)
     assert_type(await repository.route_many(1, ["c"]), dict[str, Route])
@@ -25,5 +26,10 @@ async def answers(repository: SessionRepository, claim: RerunClaim) -> None:
     assert_type(await repository.claim_rerun("s", user_id=1, reply_id="m"), RerunClaim)
     assert_type(await repository.renew(claim), RerunClaim)
     assert_type(await repository.release(claim), ActiveScheduleSessionSnapshot)
+    assert_type(await repository.claim_apply("s", user_id=1, preview_id="p"), ApplyClaim)
+    assert_type(await repository.renew(confirmed), ApplyClaim)
+    assert_type(await repository.release(confirmed), ActiveScheduleSessionSnapshot)
+    assert_type(await repository.complete_apply(confirmed), ActiveScheduleSessionSnapshot)
+    assert_type(await repository.interrupted_applies(), list[ActiveScheduleSessionSnapshot])
     assert_type(await repository.expire_due(), int)
     assert_type(await repository.count_by_status(), dict[SessionStatus, int])

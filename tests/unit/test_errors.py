@@ -74,7 +74,8 @@ MADE: Final[dict[str, tuple[int, Callable[[], SessionError], dict[str, object]]]
 }
 PUBLIC: Final = {
     *("ActiveScheduleSession", "ActiveScheduleSessionSnapshot", "ActiveScheduleSessionState", "SessionStatus"),
-    *("Transition", "SessionRepository", "open_repository", "UNSET", "Page", "RerunClaim", "Route", "RouteAction"),
+    *("Transition", "SessionRepository", "open_repository", "UNSET", "Page", "Route", "RouteAction"),
+    *("ApplyClaim", "RerunClaim"),
     *("SessionError", "ConflictReason", *MADE),
 }
 
