@@ -51,6 +51,7 @@ from sessions.results import (
     action_url,
 )
 from sessions.status import SessionStatus
+from sessions.upkeep import Upkeep
 
 __all__ = [
     "UNSET",
@@ -97,6 +98,7 @@ __all__ = [
     "Transition",
     "TransitionConflict",
     "Turn",
+    "Upkeep",
     "action_url",
     "open_repository",
 ]

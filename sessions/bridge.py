@@ -2,9 +2,9 @@
 
 import asyncio
 from datetime import timedelta
-from typing import Final
 
 from sessions import inputs
+from sessions.confirming import WriteBack, apply_only, write_back_for
 from sessions.errors import (
     ConversationBusy,
     InvalidSessionInput,
@@ -23,6 +23,7 @@ from sessions.results import (
     Asked,
     AskUser,
     Close,
+    Confirmed,
     Dismissed,
     FreeChat,
     Handled,
@@ -31,10 +32,9 @@ from sessions.results import (
     Started,
     refused,
 )
+from sessions.running import DEFAULT_MAX_RERUN
 from sessions.starting import creation_of, first_outcome, is_untouched, says
 from sessions.status import LeaseKind, SessionStatus
-
-DEFAULT_MAX_RERUN: Final = timedelta(minutes=10)
 
 Question = tuple[str, int]
 
@@ -85,6 +85,7 @@ class SessionBridge:
         repository: SessionRepository,
         rerun: Rerun,
         *,
+        write_back: WriteBack | None = None,
         max_rerun: timedelta = DEFAULT_MAX_RERUN,
     ) -> None:
         """Put the service above a repository.
@@ -93,6 +94,9 @@ class SessionBridge:
             repository: What `open_repository` gave; its ``lease`` is that of every claim made here.
             rerun: The graph: ``async def rerun(turn)`` returns `AskUser`, `ShowPreview`, `Close`, `Fail` or
                 `NotAnAnswer`. A message whose worker died is run again with the same ``turn.idempotency_key``.
+            write_back: ``async def write_back(claim)`` writes the preview ``claim.session.current_preview_id`` into the
+                schedule, once for each ``claim.idempotency_key`` however often it is called; None where `confirm`
+                has nothing to write.
             max_rerun: How long one run or one write-back may take, 1 ms to 7 days.
 
         Raises:
@@ -100,8 +104,11 @@ class SessionBridge:
         """
         if not callable(rerun):
             raise InvalidSessionInput("rerun", "an async function of one Turn")
+        if write_back is not None and not callable(write_back):
+            raise InvalidSessionInput("write_back", "None, or an async function of one ApplyClaim")
         self._repository = repository
         self._rerun = rerun
+        self._write_back = write_back
         self._max_rerun = inputs.duration("max_rerun", max_rerun)
 
     async def start(
@@ -261,6 +268,43 @@ class SessionBridge:
         except SessionError as error:
             return refused(error)
         return await self._run(claim, text, since)
+
+    async def confirm(self, user_id: int, session_id: str, *, preview_id: str) -> Confirmed:
+        """Write the preview that the user saw and confirmed into the schedule, and end its session ``applied``.
+
+        Double clicks, two tabs and a retry after a crash have one effect: the write-back is called by one of them at
+        a time, always with the same ``claim.idempotency_key``. Once it has begun the yes stands until it has ended.
+
+        Args:
+            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
+            session_id: 1 to 64 characters.
+            preview_id: The preview that he saw, 1 to 64 characters.
+
+        Returns:
+            `Applied`, also where it was before; `ApplyFailed` where the write-back raised, or died too often; `Held`
+            while it runs elsewhere; `TimedOut` and `Superseded` where it was stopped: confirm again, or leave it to
+            `Upkeep`, to finish it.
+
+        Raises:
+            InvalidSessionInput: An argument is outside its limits; nothing was sent.
+            SessionNotFound: This user has no such session.
+            StalePreview: Another preview is offered, or none.
+            InvalidTransition: It comes too late: no preview is ready any more.
+            StoreUnavailable: No primary answered within the repository's ``timeout``.
+
+        Round trips:
+            One ``findAndModify`` without a write-back; with one two, and a renewal each third of a lease.
+        """
+        if self._write_back is None:
+            return await apply_only(self._repository, session_id, user_id=user_id, preview_id=preview_id)
+        return await write_back_for(
+            session_id,
+            user_id=user_id,
+            preview_id=preview_id,
+            repository=self._repository,
+            write_back=self._write_back,
+            within=self._max_rerun,
+        )
 
     async def dismiss(self, user_id: int, session_id: str, *, reason: str = "") -> Dismissed | Held:
         """End a session that the user does not want; a graph at work on it is stopped at its next renewal.

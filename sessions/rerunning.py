@@ -60,7 +60,7 @@ async def rerun_for(
     """
     turn = Turn(session=claim.session, text=text, message_id=claim.reply_id, attempt=claim.attempt)
     try:
-        async with renewed(repository, claim, since=since) as renewal:
+        async with renewed(claim, lambda: repository.renew(claim), since=since) as renewal:
             ending = await run(lambda: rerun(turn), claim, renewal=renewal, within=within)
             return await _record(repository, claim, ending)
     except (LeaseLost, SessionNotFound) as lost:
@@ -87,7 +87,7 @@ async def _record(repository: SessionRepository, claim: RerunClaim, ending: Endi
             return TimedOut(await repository.release(claim, reason=TIMED_OUT, count_attempt=True))
         case Broken(error):
             reason = reason_of("the graph", error)
-            log_failure(claim.session.session_id, reason, error)
+            log_failure(f"session {claim.session.session_id}", reason, error)
             return RerunFailed(await repository.fail_rerun(claim, reason=reason))
         case _:
             result = ending.value

@@ -17,13 +17,13 @@ from sessions.errors import (
     StoreUnavailable,
     WriteOutcome,
 )
-from sessions.models import RerunClaim
-from sessions.repository import SessionRepository
+from sessions.models import Claim
 
 logger = logging.getLogger("sessions")
 Result = TypeVar("Result")
+Renew = Callable[[], Coroutine[Any, Any, object]]
 
-Claim = RerunClaim
+DEFAULT_MAX_RERUN: Final = timedelta(minutes=10)
 
 # A third of a lease passes before it is renewed, the second third is for trying, the last one for stopping the work.
 _PARTS: Final = 3
@@ -82,10 +82,10 @@ def reason_of(what: str, error: BaseException) -> str:
     return f"{what} raised {name[:_LONGEST_NAME]}"
 
 
-def log_failure(session_id: str, reason: str, error: BaseException) -> None:
+def log_failure(who: str, reason: str, error: BaseException) -> None:
     """Say where it broke; the source lines hold no value, the error's text might."""
     frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
-    logger.error("session %s: %s\n%s", session_id, reason, frames)
+    logger.error("%s: %s\n%s", who, reason, frames)
 
 
 _left_behind: set[asyncio.Task[Any]] = set()
@@ -125,6 +125,8 @@ async def run(
     Returns:
         How it ended. Work that does not end when it is cancelled is left to itself after a while.
     """
+    # A cancellation that is already under way leaves here, before the work has begun.
+    await asyncio.sleep(0)
     task = asyncio.create_task(_call(work), name=f"sessions: work on {claim.session.session_id}")
     task.add_done_callback(_forget)
     try:
@@ -155,23 +157,19 @@ async def _stop(task: asyncio.Task[Any], claim: Claim) -> None:
 
 
 @asynccontextmanager
-async def renewed(
-    repository: SessionRepository, claim: Claim, *, since: float
-) -> AsyncIterator[asyncio.Task[SessionError]]:
+async def renewed(claim: Claim, renew: Renew, *, since: float) -> AsyncIterator[asyncio.Task[SessionError]]:
     """Renew a claim in the background for as long as the block runs.
 
     Args:
-        repository: Where the claim comes from.
         claim: What to renew.
+        renew: Renews it once.
         since: The loop's time just before the claim was asked for: its lease began no earlier.
 
     Yields:
         The task of the renewal. It ends with the reason why the work may not go on: `LeaseLost` or
         `SessionNotFound` where somebody else has the session, `StoreUnavailable` where the lease is about to lapse.
     """
-    renewal = asyncio.create_task(
-        _keep(repository, claim, since), name=f"sessions: renewal of {claim.session.session_id}"
-    )
+    renewal = asyncio.create_task(_keep(claim, renew, since), name=f"sessions: renewal of {claim.session.session_id}")
     try:
         yield renewal
     finally:
@@ -180,7 +178,7 @@ async def renewed(
         _forget(renewal)
 
 
-async def _keep(repository: SessionRepository, claim: Claim, since: float) -> SessionError:
+async def _keep(claim: Claim, renew: Renew, since: float) -> SessionError:
     loop = asyncio.get_running_loop()
     part = claim.lease.total_seconds() / _PARTS
     while True:
@@ -190,7 +188,7 @@ async def _keep(repository: SessionRepository, claim: Claim, since: float) -> Se
         last: SessionError | None = None
         while True:
             sent = loop.time()
-            answer = await _renew_once(repository, claim, until=gives_up)
+            answer = await _renew_once(claim, renew, until=gives_up)
             if answer is None:
                 since = sent
                 break
@@ -203,10 +201,10 @@ async def _keep(repository: SessionRepository, claim: Claim, since: float) -> Se
             await asyncio.sleep(pause)
 
 
-async def _renew_once(repository: SessionRepository, claim: Claim, *, until: float) -> SessionError | None:
+async def _renew_once(claim: Claim, renew: Renew, *, until: float) -> SessionError | None:
     """None where the lease was put off; else what stood in the way."""
     # A task of its own: a call that is cancelled first finishes what it has sent, and the work has to stop before.
-    call = asyncio.create_task(repository.renew(claim))
+    call = asyncio.create_task(renew())
     call.add_done_callback(_forget)
     try:
         await asyncio.wait({call}, timeout=until - asyncio.get_running_loop().time())
