@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from datetime import UTC, datetime
 from importlib.metadata import version
 from time import monotonic
@@ -37,12 +38,14 @@ from sessions.reads import Lookup
 from sessions.updates import Query
 
 if TYPE_CHECKING:
-    from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
+    from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorClientSession, AsyncIOMotorDatabase
+    from pymongo.asynchronous.client_session import AsyncClientSession
     from pymongo.asynchronous.database import AsyncDatabase
     from pymongo.asynchronous.mongo_client import AsyncMongoClient
 
     Database = AsyncIOMotorDatabase[dict[str, Any]] | AsyncDatabase[dict[str, Any]]
     Client = AsyncIOMotorClient[dict[str, Any]] | AsyncMongoClient[dict[str, Any]]
+    ClientSession = AsyncIOMotorClientSession | AsyncClientSession
 
 logger = logging.getLogger("sessions")
 Found = TypeVar("Found")
@@ -124,8 +127,11 @@ async def disconnect(client: "Client") -> None:
         await closing
 
 
-def _names(database: object) -> set[str]:
-    return {kind.__name__ for kind in type(database).__mro__}
+_SESSION_OF: Final = {"AsyncIOMotorDatabase": "AsyncIOMotorClientSession", "AsyncDatabase": "AsyncClientSession"}
+
+
+def _names(of: object) -> set[str]:
+    return {kind.__name__ for kind in type(of).__mro__}
 
 
 class SessionCollection:
@@ -134,9 +140,10 @@ class SessionCollection:
     def __init__(self, database: "Database", *, timeout: float) -> None:
         names = _names(database)
         self.is_double = "AsyncMongoMockDatabase" in names
-        if not self.is_double and not names & {"AsyncIOMotorDatabase", "AsyncDatabase"}:
+        if not self.is_double and not names & _SESSION_OF.keys():
             raise InvalidSessionInput("database", "a database of Motor, PyMongo Async or mongomock-motor")
         self._database: Any = database
+        self._session: ClientSession | None = None
         self._timeout = max(timeout - _SELECTION_STEP, timeout / 2)
         write_concern = WriteConcern("majority")
         if self.is_double:
@@ -155,9 +162,40 @@ class SessionCollection:
                 read_concern=ReadConcern("local"),
             )
 
+    def within(self, client_session: "ClientSession | None") -> "SessionCollection":
+        """The same collection, whose commands join the caller's transaction and pass the driver's errors through."""
+        if client_session is None:
+            return self
+        joined = copy(self)
+        joined._session = self._checked_session(client_session)  # noqa: SLF001 - a copy of ours
+        return joined
+
+    def _checked_session(self, given: Any) -> "ClientSession":
+        if self.is_double:
+            raise InvalidSessionInput("client_session", "None: the in-memory double has no transactions")
+        wanted = next(_SESSION_OF[name] for name in _names(self._database) & _SESSION_OF.keys())
+        if wanted not in _names(given) or given.client is not self._database.client or given.has_ended:
+            raise InvalidSessionInput(
+                "client_session", f"None, or an {wanted} of the repository's own client that has not ended"
+            )
+        session: ClientSession = given
+        return session
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the commands join a caller's session."""
+        return self._session is not None
+
     def deadline(self) -> AbstractContextManager[None]:
         """One time limit for all that is sent within the block."""
         return pymongo.timeout(self._timeout)
+
+    def _joining(self) -> dict[str, Any]:
+        # In a transaction the drivers leave out write and read concern: these are the transaction's.
+        return {} if self._session is None else {"session": self._session}
+
+    def _is_in_transaction(self) -> bool:
+        return self._session is not None and bool(self._session.in_transaction)
 
     async def _send(
         self, operation: Callable[[], Awaitable[Found]], *, about: SessionRef = NOBODY, writes: bool = False
@@ -170,20 +208,21 @@ class SessionCollection:
                     return await operation()
                 except DuplicateKeyError as error:
                     raise DuplicateKey(frozenset((error.details or {}).get("keyPattern", ()))) from error
-                except OperationFailure as error:
-                    if error.code == _QUERY_KILLED and monotonic() + pause < ends:
+                except PyMongoError as error:
+                    if self._session is not None:
+                        # The transaction's owner must see the driver's labels.
+                        raise
+                    if getattr(error, "code", None) == _QUERY_KILLED and monotonic() + pause < ends:
                         await asyncio.sleep(pause)
                         pause = min(pause * 2, _LONGEST_PAUSE)
                         continue
-                    raise _unavailable(error, about, writes=writes) from error
-                except PyMongoError as error:
                     raise _unavailable(error, about, writes=writes) from error
 
     async def find(self, lookup: Lookup, *, about: SessionRef = NOBODY) -> list[Query]:
         """The documents of a lookup, by its hint where the index is there and visible."""
 
         async def look(hint: str | None) -> list[Query]:
-            cursor = self._collection.find(lookup.filter, lookup.projection)
+            cursor = self._collection.find(lookup.filter, lookup.projection, **self._joining())
             if lookup.sort:
                 cursor = cursor.sort(list(lookup.sort))
             if hint is not None:
@@ -195,7 +234,8 @@ class SessionCollection:
             return found
 
         async def look_with_fallback() -> list[Query]:
-            hint = None if self.is_double else lookup.hint
+            # In a transaction a refused hint would abort it, so there the planner chooses.
+            hint = None if self.is_double or self._is_in_transaction() else lookup.hint
             try:
                 return await look(hint)
             except OperationFailure as error:
@@ -214,14 +254,18 @@ class SessionCollection:
 
     async def insert(self, document: Query, *, about: SessionRef) -> None:
         """Store a new document, or raise `DuplicateKey`."""
-        await self._send(lambda: self._collection.insert_one(document), about=about, writes=True)
+        await self._send(lambda: self._collection.insert_one(document, **self._joining()), about=about, writes=True)
 
     async def find_one_and_update(self, write: Write, *, about: SessionRef) -> Query | None:
         """Carry a guarded write out; the document after it without its history, or None where the guard fails."""
 
         def update() -> Awaitable[Query | None]:
             answer: Awaitable[Query | None] = self._collection.find_one_and_update(
-                write.filter, write.update, projection={"history": 0}, return_document=ReturnDocument.AFTER
+                write.filter,
+                write.update,
+                projection={"history": 0},
+                return_document=ReturnDocument.AFTER,
+                **self._joining(),
             )
             return answer
 

@@ -1,7 +1,7 @@
 """Writing a confirmed preview into the schedule: one caller at a time, and a yes that is not lost when he dies."""
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sessions import inputs, queries, reads
 from sessions.models import ActiveScheduleSessionSnapshot, ApplyClaim, to_snapshot
@@ -9,6 +9,9 @@ from sessions.queries import Call
 from sessions.repository.engine import Engine
 from sessions.repository.held import checked_claim
 from sessions.status import CallName
+
+if TYPE_CHECKING:
+    from sessions.driver import ClientSession
 
 
 def _claim_of(session: ActiveScheduleSessionSnapshot, lease: timedelta) -> ApplyClaim:
@@ -42,6 +45,7 @@ class Applying(Engine):
         preview_id: str,
         lease: timedelta | None = None,
         operation_id: str | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> ApplyClaim:
         """Take a confirmed preview to write it into the schedule, or take it over where its writer's lease lapsed.
 
@@ -54,6 +58,7 @@ class Applying(Engine):
             preview_id: The preview that the user confirmed, 1 to 64 characters.
             lease: How long nobody else may, 1 ms to 7 days; None for the repository's.
             operation_id: The same for each attempt at one call, 1 to 64 characters.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The claim; a replay gets the same one while its lease is there, and is a new call after.
@@ -79,16 +84,21 @@ class Applying(Engine):
             operation_id=self._operation_id(operation_id),
             max_attempts=self._max_attempts,
         )
-        return _claim_of(await self._carry_out(call, queries.claim_apply), call.lease)
+        return _claim_of(await self._carry_out(call, queries.claim_apply, client_session), call.lease)
 
     async def complete_apply(
-        self, claim: ApplyClaim, *, operation_id: str | None = None
+        self,
+        claim: ApplyClaim,
+        *,
+        operation_id: str | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> ActiveScheduleSessionSnapshot:
         """Record that the preview was written: the session ends ``applied``.
 
         Args:
             claim: What `claim_apply` or a renewal returned.
             operation_id: The same for each attempt at one call, 1 to 64 characters; a replay writes nothing.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The session as it stands.
@@ -103,10 +113,15 @@ class Applying(Engine):
         Round trips:
             One ``findAndModify``; a refusal or a replay adds a ``find``.
         """
-        return await self._record_apply(CallName.COMPLETE_APPLY, claim, operation_id, "", {})
+        return await self._record_apply(CallName.COMPLETE_APPLY, claim, operation_id, "", {}, client_session)
 
     async def fail_apply(
-        self, claim: ApplyClaim, *, reason: str, operation_id: str | None = None
+        self,
+        claim: ApplyClaim,
+        *,
+        reason: str,
+        operation_id: str | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> ActiveScheduleSessionSnapshot:
         """Record that the preview could not be written: the session ends ``failed``.
 
@@ -114,6 +129,7 @@ class Applying(Engine):
             claim: What `claim_apply` or a renewal returned.
             reason: Why, 1 to 2,000 characters.
             operation_id: The same for each attempt at one call, 1 to 64 characters; a replay writes nothing.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The session as it stands.
@@ -129,10 +145,18 @@ class Applying(Engine):
             One ``findAndModify``; a refusal or a replay adds a ``find``.
         """
         said = inputs.required_text("reason", reason)
-        return await self._record_apply(CallName.FAIL_APPLY, claim, operation_id, said, {"state.failed_reason": said})
+        return await self._record_apply(
+            CallName.FAIL_APPLY, claim, operation_id, said, {"state.failed_reason": said}, client_session
+        )
 
     async def _record_apply(
-        self, name: CallName, claim: ApplyClaim, operation_id: str | None, reason: str, changes: dict[str, Any]
+        self,
+        name: CallName,
+        claim: ApplyClaim,
+        operation_id: str | None,
+        reason: str,
+        changes: dict[str, Any],
+        client_session: "ClientSession | None",
     ) -> ActiveScheduleSessionSnapshot:
         held = checked_claim(name, claim)
         call = Call(
@@ -144,7 +168,7 @@ class Applying(Engine):
             reason=reason,
             changes=changes,
         )
-        return await self._carry_out(call, queries.written_back)
+        return await self._carry_out(call, queries.written_back, client_session)
 
     async def interrupted_applies(self, *, limit: int = 1000) -> list[ActiveScheduleSessionSnapshot]:
         """Read the sessions whose write-back was left behind: the user said yes, and its writer's lease has lapsed.

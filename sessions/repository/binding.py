@@ -1,11 +1,16 @@
 """What belongs to a session: its conversation, and the notification that led the user here."""
 
+from typing import TYPE_CHECKING
+
 from sessions import inputs, queries
 from sessions.inputs import UNSET, Unset
 from sessions.models import ActiveScheduleSessionSnapshot
 from sessions.queries import Call
 from sessions.repository.engine import Engine
 from sessions.status import CallName
+
+if TYPE_CHECKING:
+    from sessions.driver import ClientSession
 
 
 class Binding(Engine):
@@ -19,6 +24,7 @@ class Binding(Engine):
         user_id: int,
         notification_id: str | Unset | None = UNSET,
         expected_revision: int | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> ActiveScheduleSessionSnapshot:
         """Give the session its conversation, once; again to the same one changes nothing.
 
@@ -28,6 +34,7 @@ class Binding(Engine):
             user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
             notification_id: Recorded in the same write, 1 to 64 characters; None clears it.
             expected_revision: Refuse where the session has been written since, from 1.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The session as it stands.
@@ -51,10 +58,15 @@ class Binding(Engine):
             notification_id=inputs.settable_identifier("notification_id", notification_id),
             expected_revision=inputs.optional_integer("expected_revision", expected_revision),
         )
-        return await self._carry_out(call, queries.bind_conversation)
+        return await self._carry_out(call, queries.bind_conversation, client_session)
 
     async def record_notification(
-        self, session_id: str, notification_id: str, *, user_id: int
+        self,
+        session_id: str,
+        notification_id: str,
+        *,
+        user_id: int,
+        client_session: "ClientSession | None" = None,
     ) -> ActiveScheduleSessionSnapshot:
         """Note the notification that was sent for the session, in any status; the same one again changes nothing.
 
@@ -62,6 +74,7 @@ class Binding(Engine):
             session_id: 1 to 64 characters.
             notification_id: 1 to 64 characters.
             user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The session as it stands.
@@ -80,4 +93,4 @@ class Binding(Engine):
             user_id=inputs.integer("user_id", user_id),
             notification_id=inputs.identifier("notification_id", notification_id),
         )
-        return await self._carry_out(call, queries.record_notification)
+        return await self._carry_out(call, queries.record_notification, client_session)

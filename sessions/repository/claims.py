@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sessions import inputs, queries
 from sessions.models import ActiveScheduleSessionSnapshot, ApplyClaim, RerunClaim
@@ -10,6 +10,9 @@ from sessions.queries import Call
 from sessions.repository.engine import Engine
 from sessions.repository.held import checked_claim
 from sessions.status import CallName
+
+if TYPE_CHECKING:
+    from sessions.driver import ClientSession
 
 AnyClaim = TypeVar("AnyClaim", RerunClaim, ApplyClaim)
 
@@ -43,6 +46,7 @@ class Claims(Engine):
         question_number: int | None = None,
         lease: timedelta | None = None,
         operation_id: str | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> RerunClaim:
         """Take the session for a reply, or take it over from a worker whose ``reply`` lease lapsed.
 
@@ -53,6 +57,7 @@ class Claims(Engine):
             question_number: The question that the sender saw, from 0; None where it is not known.
             lease: How long nobody else may, 1 ms to 7 days; None for the repository's.
             operation_id: The same for each attempt at one call, 1 to 64 characters.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The claim; a replay gets the same one while its lease is current.
@@ -74,7 +79,7 @@ class Claims(Engine):
             question_number=inputs.optional_integer("question_number", question_number),
             **self._claim_arguments(CallName.CLAIM_RERUN, session_id, user_id, reply_id, lease, operation_id),
         )
-        return _claim_of(await self._carry_out(call, queries.claim_rerun), call.lease)
+        return _claim_of(await self._carry_out(call, queries.claim_rerun, client_session), call.lease)
 
     async def claim_refinement(
         self,
@@ -85,6 +90,7 @@ class Claims(Engine):
         reply_id: str,
         lease: timedelta | None = None,
         operation_id: str | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> RerunClaim:
         """Take a ready preview for a change that the user wants; given back, it is ready as before.
 
@@ -95,6 +101,7 @@ class Claims(Engine):
             reply_id: The message, 1 to 128 characters; it drives at most one recorded rerun.
             lease: How long nobody else may, 1 ms to 7 days; None for the repository's.
             operation_id: The same for each attempt at one call, 1 to 64 characters.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The claim; a replay gets the same one while its lease is current.
@@ -117,7 +124,7 @@ class Claims(Engine):
             preview_id=inputs.identifier("preview_id", preview_id),
             **self._claim_arguments(CallName.CLAIM_REFINEMENT, session_id, user_id, reply_id, lease, operation_id),
         )
-        return _claim_of(await self._carry_out(call, queries.claim_refinement), call.lease)
+        return _claim_of(await self._carry_out(call, queries.claim_refinement, client_session), call.lease)
 
     def _claim_arguments(
         self,
@@ -138,11 +145,12 @@ class Claims(Engine):
             "max_attempts": self._max_attempts,
         }
 
-    async def renew(self, claim: AnyClaim) -> AnyClaim:
+    async def renew(self, claim: AnyClaim, *, client_session: "ClientSession | None" = None) -> AnyClaim:
         """Put the lease's expiry off by its length from now; also where it lapsed and nobody took it over.
 
         Args:
             claim: What a claim or a renewal returned.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The claim with its new expiry.
@@ -164,7 +172,7 @@ class Claims(Engine):
             claim=held,
             lease=held.lease,
         )
-        session = await self._carry_out(call, queries.renew)
+        session = await self._carry_out(call, queries.renew, client_session)
         lease = session.lease
         # The lease is the holder's: the guard matched it.
         return replace(claim, session=session, expires_at=claim.expires_at if lease is None else lease.expires_at)
@@ -176,6 +184,7 @@ class Claims(Engine):
         reason: str = "",
         count_attempt: bool = False,
         operation_id: str | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> ActiveScheduleSessionSnapshot:
         """Give the session back exactly as it was before the claim; the reply, or the yes, counts as not consumed.
 
@@ -186,6 +195,7 @@ class Claims(Engine):
             reason: For the history, at most 2,000 characters; giving back an apply claim makes no entry there.
             count_attempt: Keep the attempt of a rerun counted, as for a time-out.
             operation_id: The same for each attempt at one call, 1 to 64 characters.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The session as it stands.
@@ -210,4 +220,4 @@ class Claims(Engine):
             count_attempt=inputs.flag("count_attempt", count_attempt),
             operation_id=self._operation_id(operation_id),
         )
-        return await self._carry_out(call, queries.release)
+        return await self._carry_out(call, queries.release, client_session)

@@ -15,8 +15,9 @@ from sessions.repository.applying import Applying
 from sessions.repository.binding import Binding
 from sessions.repository.claims import Claims
 from sessions.repository.creation import Creation
+from sessions.repository.endings import Endings
 from sessions.repository.lookups import Lookups
-from sessions.repository.outcomes import Endings, Outcomes
+from sessions.repository.outcomes import Outcomes
 from sessions.repository.sweeps import Sweeps
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ class SessionRepository(Creation, Lookups, Binding, Claims, Outcomes, Applying, 
     """The sessions of one database; `open_repository` makes it.
 
     Every status change that succeeds is one atomic write; every refusal is a typed error that says why.
+
+    With ``client_session``, a session of the driver, a call joins the transaction that its caller has begun there, and
+    takes effect with it. The driver's own errors then pass through, so that its ``with_transaction`` sees their labels
+    and begins anew; what has lapsed and stands in the way is neither put back nor ended: the call is refused. A busy
+    conversation, or a trigger that has its session already, aborts the transaction.
     """
 
     async def close(self) -> None:

@@ -261,6 +261,13 @@ BAD: Final[Mapping[str, Kinds]] = {
         "an operator document": {"token": {"$gte": 0}},
         "a tuple": ("reply", 1),
     },
+    "client_session": {
+        "an id": "session",
+        "a bool": True,
+        "False": False,
+        "an operator document": {"$ne": None},
+        "a type": type,
+    },
     "conversation_ids": {
         "a string": "c",
         "bytes": b"c",
@@ -341,6 +348,11 @@ METHODS: Final = {
 }
 
 
+def _valid(method: str, world: World) -> dict[str, Any]:
+    joins = "client_session" in inspect.signature(METHODS[method]).parameters
+    return {**VALID[method](world), **({"client_session": None} if joins else {})}
+
+
 def _bad_values(method: str, argument: str) -> Kinds:
     parameter = inspect.signature(METHODS[method]).parameters[argument]
     may_be_none = "None" in str(parameter.annotation)
@@ -364,7 +376,7 @@ def test_every_argument_of_every_public_method_has_its_bad_values() -> None:
 async def test_the_valid_arguments_are_valid(repository: SessionRepository, make_session: SessionMaker) -> None:
     """What the bad values replace one by one is accepted as a whole."""
     for name, method in METHODS.items():
-        valid = VALID[name](await World.of(make_session))
+        valid = _valid(name, await World.of(make_session))
         assert valid.keys() == inspect.signature(method).parameters.keys() - {"self"}
         await getattr(repository, name)(**valid)
 
@@ -377,7 +389,7 @@ async def test_each_bad_value_is_refused_by_name_and_nothing_changes(
     before = await _everything(database)
     wrong = []
     for name in METHODS:
-        valid = VALID[name](world)
+        valid = _valid(name, world)
         bad = [
             (argument, {argument: value}, kind)
             for argument in valid
