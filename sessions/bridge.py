@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from sessions import inputs
 from sessions.confirming import WriteBack, apply_only, write_back_for
@@ -16,6 +17,7 @@ from sessions.errors import (
     TransitionConflict,
 )
 from sessions.models import ActiveScheduleSessionSnapshot, RerunClaim, RouteAction
+from sessions.questions import Question, question_named, question_standing, stale_reply
 from sessions.repository import SessionRepository
 from sessions.rerunning import Rerun, rerun_for
 from sessions.results import (
@@ -34,44 +36,10 @@ from sessions.results import (
 )
 from sessions.running import DEFAULT_MAX_RERUN
 from sessions.starting import creation_of, first_outcome, is_untouched, says
-from sessions.status import LeaseKind, SessionStatus
+from sessions.status import SessionStatus
 
-Question = tuple[str, int]
-
-
-def _question_named(question_id: object) -> Question | None:
-    """The session and the number that a ``question_id`` names."""
-    if question_id is None:
-        return None
-    wanted = InvalidSessionInput("question_id", "None, or the `question_id` of a session: <session_id>:<number>")
-    if not isinstance(question_id, str):
-        raise wanted
-    session_id, _, number = question_id.rpartition(":")
-    try:
-        named = inputs.identifier("session_id", session_id), inputs.integer("question_number", int(number))
-    except ValueError as error:
-        raise wanted from error
-    if f"{named[0]}:{named[1]}" != question_id:
-        raise wanted
-    return named
-
-
-def _question_standing(session: ActiveScheduleSessionSnapshot) -> Question | None:
-    """The question that a governing session asks; none while a preview is being changed."""
-    if session.lease is not None and session.lease.kind is not LeaseKind.REPLY:
-        return None
-    return session.session_id, session.question_number
-
-
-def _stale_reply(session: ActiveScheduleSessionSnapshot, standing: Question | None) -> StaleReply:
-    about = SessionRef(
-        session_id=session.session_id,
-        user_id=session.user_id,
-        status=session.status,
-        revision=session.revision,
-        session=session,
-    )
-    return StaleReply(about, current_question_number=standing[1] if standing is not None else None)
+if TYPE_CHECKING:
+    from sessions.driver import ClientSession
 
 
 class SessionBridge:
@@ -119,6 +87,7 @@ class SessionBridge:
         *,
         conversation_id: str | None = None,
         notification_id: str | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> Started:
         """Store the session that a trigger's first run came to; notify the user only after this.
 
@@ -128,6 +97,8 @@ class SessionBridge:
             result: What the graph answered: `AskUser`, `ShowPreview` or `Close`.
             conversation_id: 1 to 128 characters, or None until `SessionRepository.bind_conversation`.
             notification_id: 1 to 64 characters.
+            client_session: The application's own transaction, in which it makes conversation and notification, so
+                that no notification leads to a conversation that is not there; the driver's errors pass through.
 
         Returns:
             `Asked`, `PreviewShown` or `Closed`; delivered again the same while nothing has happened, with the payload
@@ -136,10 +107,11 @@ class SessionBridge:
         Raises:
             InvalidSessionInput: An argument is outside its limits; nothing was sent.
             ConversationBusy: Another session governs the conversation; nothing was stored, deliver it again later.
+            SessionExists: Within ``client_session`` only: another call made it since the transaction began.
             StoreUnavailable: No primary answered within the repository's ``timeout``.
 
         Round trips:
-            One ``insert``; where the session exists one ``find`` more.
+            One ``insert``, in a transaction with a ``find`` before it; where the session exists one ``find`` more.
         """
         try:
             session, created = await self._repository.get_or_create(
@@ -147,8 +119,17 @@ class SessionBridge:
                 trigger_id,
                 conversation_id=conversation_id,
                 notification_id=notification_id,
+                client_session=client_session,
                 **creation_of(result),
             )
+        except InvalidSessionInput as error:
+            # A result that is delivered again after its own end is no mistake where the session is there.
+            if error.argument != "expires_at":
+                raise
+            stored = await self._repository.find_by_trigger(trigger_id, user_id=user_id, client_session=client_session)
+            if stored is None:
+                raise
+            session, created = stored, False
         except TransitionConflict as error:
             # Each try met another governor that had gone when it was looked up.
             about = SessionRef(session_id=error.session_id, user_id=error.user_id)
@@ -198,12 +179,12 @@ class SessionBridge:
         conversation_id = inputs.identifier("conversation_id", conversation_id)
         message_id = inputs.identifier("message_id", message_id)
         is_blank = not inputs.text("text", text)
-        named = _question_named(question_id)
+        named = question_named(question_id)
         redelivered = inputs.flag("redelivered", redelivered)
 
         route = await self._repository.route(user_id, conversation_id)
         session = route.session
-        standing = _question_standing(session) if session is not None else None
+        standing = question_standing(session) if session is not None else None
         if named is not None and named != standing:
             return await self._stale(user_id, named, message_id, session)
         if session is None:
@@ -364,9 +345,9 @@ class SessionBridge:
         asked_by, _ = named
         standing = None
         if session is not None and session.session_id == asked_by:
-            standing = _question_standing(session)
+            standing = question_standing(session)
         else:
             session = await self._repository.get(asked_by, user_id=user_id)
         if message_id in session.answered_reply_ids:
             return AlreadyHandled(session)
-        raise _stale_reply(session, standing)
+        raise stale_reply(session, standing)
