@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +104,7 @@ async def assert_legal(repository: SessionRepository, session_id: str) -> Active
     return session
 
 
-Verify = Callable[[dict[str, Any], float], Awaitable[None]]
+Verify = Callable[[dict[str, Any], float], Coroutine[Any, Any, None]]
 
 
 async def kill_everywhere(
