@@ -4,13 +4,28 @@ from typing import assert_type
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
+    AlreadyHandled,
+    Applied,
     ApplyClaim,
+    ApplyFailed,
+    Asked,
+    AskUser,
+    Closed,
+    Dismissed,
+    FreeChat,
+    Held,
     Page,
+    PreviewShown,
     RerunClaim,
+    RerunFailed,
     Route,
+    SessionBridge,
     SessionRepository,
     SessionStatus,
+    Superseded,
+    TimedOut,
     Transition,
+    action_url,
 )
 
 
@@ -33,3 +48,25 @@ async def answers(repository: SessionRepository, claim: RerunClaim, confirmed: A
     assert_type(await repository.interrupted_applies(), list[ActiveScheduleSessionSnapshot])
     assert_type(await repository.expire_due(), int)
     assert_type(await repository.count_by_status(), dict[SessionStatus, int])
+
+
+async def outcomes(bridge: SessionBridge) -> None:
+    """Each call tells which outcomes it has, and every outcome but one has its session."""
+    start, handled = await bridge.start(1, "t", AskUser("?")), await bridge.handle(1, "c", "x", message_id="m")
+    assert_type(start, Asked | PreviewShown | Closed | AlreadyHandled)
+    assert_type(start.session, ActiveScheduleSessionSnapshot)
+    assert_type(
+        handled,
+        FreeChat | Asked | PreviewShown | Closed | Held | AlreadyHandled | RerunFailed | TimedOut | Superseded,
+    )
+    assert_type(handled.session, ActiveScheduleSessionSnapshot | None)
+    confirmed = await bridge.confirm(1, "s", preview_id="p")
+    assert_type(confirmed, Applied | ApplyFailed | Held | TimedOut | Superseded)
+    assert_type(await bridge.dismiss(1, "s"), Dismissed | Held)
+    match handled:
+        case Asked(session, payload):
+            assert_type(session, ActiveScheduleSessionSnapshot)
+            assert_type(payload, object)
+        case _:
+            pass
+    assert_type(action_url(start.session), str)

@@ -2,11 +2,11 @@ import ast
 import inspect
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
-from sessions import SessionError, errors, open_repository
+from sessions import SessionBridge, SessionError, errors, open_repository, results
 from sessions.models import ActiveScheduleSessionSnapshot, ActiveScheduleSessionState
 from sessions.status import lifecycle_diagram
 from sessions.testing import Backend
@@ -23,9 +23,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
-def rows(title: str) -> list[list[str]]:
+def rows(title: str, *, level: int = 2) -> list[list[str]]:
     """The cells of the first table under a heading, without its head."""
-    section = README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    section = README.partition(f"\n{'#' * level} {title}\n")[2].partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
@@ -43,6 +43,22 @@ def test_the_errors_are_those_of_the_code() -> None:
         if issubclass(kind, SessionError) and kind is not SessionError
     }
     assert {name.strip("`"): int(status) for name, status, _ in rows("Errors")} == declared
+
+
+def test_the_outcomes_are_those_of_the_code() -> None:
+    """README names every outcome, each beside the calls that can return it."""
+    returned: dict[str, set[str]] = {}
+    for call in ("start", "handle", "refine", "confirm", "dismiss"):
+        for kind in get_args(inspect.signature(getattr(SessionBridge, call)).return_annotation):
+            returned.setdefault(kind.__name__, set()).add(call)
+    told = {name.strip("`"): calls for name, calls, _ in rows("Outcomes", level=3)}
+    every = {"start", "handle", "refine", "confirm", "dismiss"}
+    shown = {}
+    for name, calls in told.items():
+        named = set(re.findall(r"`(\w+)`", calls))
+        shown[name] = every - named if calls.startswith("all but") else named
+    assert shown == returned
+    assert set(shown) == {kind.__name__ for kind in (*results.Outcome.__subclasses__(), results.FreeChat)}
 
 
 def test_the_relational_table_names_stored_fields() -> None:
