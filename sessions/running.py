@@ -188,7 +188,7 @@ async def _keep(claim: Claim, renew: Renew, since: float) -> SessionError:
         last: SessionError | None = None
         while True:
             sent = loop.time()
-            answer = await _renew_once(claim, renew, until=gives_up)
+            answer = await _renew_once(claim, renew, until=gives_up, part=part)
             if answer is None:
                 since = sent
                 break
@@ -201,13 +201,17 @@ async def _keep(claim: Claim, renew: Renew, since: float) -> SessionError:
             await asyncio.sleep(pause)
 
 
-async def _renew_once(claim: Claim, renew: Renew, *, until: float) -> SessionError | None:
+async def _renew_once(claim: Claim, renew: Renew, *, until: float, part: float) -> SessionError | None:
     """None where the lease was put off; else what stood in the way."""
+    loop = asyncio.get_running_loop()
     # A task of its own: a call that is cancelled first finishes what it has sent, and the work has to stop before.
     call = asyncio.create_task(renew())
     call.add_done_callback(_forget)
     try:
-        await asyncio.wait({call}, timeout=until - asyncio.get_running_loop().time())
+        await asyncio.wait({call}, timeout=until - loop.time())
+        if loop.time() > until + part / 2:
+            # The work blocked the event loop: the answer may have come and waits to be read.
+            await asyncio.wait({call}, timeout=part)
     finally:
         if not call.done():
             call.cancel()

@@ -15,12 +15,14 @@ from sessions import (
     AskUser,
     Close,
     Closed,
+    ConflictReason,
     Dismissed,
     Fail,
     FreeChat,
     Held,
     InvalidSessionInput,
     InvalidTransition,
+    LeaseLost,
     NotAnAnswer,
     PreviewShown,
     RerunFailed,
@@ -32,9 +34,11 @@ from sessions import (
     StalePreview,
     StaleReply,
     Superseded,
+    TransitionConflict,
     Turn,
     open_repository,
 )
+from sessions.errors import SessionRef
 from sessions.results import GraphResult
 from sessions.testing import MovedClock, SessionMaker
 
@@ -407,6 +411,62 @@ async def test_the_same_message_was_handled_in_between(
 
     moving(repository, monkeypatch, answer)
     assert isinstance(await SessionBridge(repository, graph).handle(1, "c", "x", message_id="m1"), AlreadyHandled)
+    assert not graph.turns
+
+
+OUTCOMES: Final[dict[ConflictReason, type]] = {
+    ConflictReason.IN_PROGRESS: Held,
+    ConflictReason.APPLYING: Held,
+    ConflictReason.RACED: Held,
+    ConflictReason.ALREADY_ANSWERED: AlreadyHandled,
+    ConflictReason.ATTEMPTS_EXHAUSTED: RerunFailed,
+}
+
+
+@pytest.mark.parametrize("reason", list(ConflictReason))
+async def test_every_conflict_is_told_apart(
+    repository: SessionRepository, monkeypatch: pytest.MonkeyPatch, reason: ConflictReason
+) -> None:
+    """Each reason that a claim can be refused for is an outcome; what a bridge cannot meet is raised, not hidden."""
+    session = await asked(repository)
+    graph = Graph()
+    bridge = SessionBridge(repository, graph)
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise TransitionConflict(SessionRef(session_id=session.session_id, session=session), reason=reason)
+
+    for claim in ("claim_rerun", "claim_refinement", "ignore"):
+        monkeypatch.setattr(repository, claim, refuse)
+    calls = [
+        bridge.handle(1, "c", "x", message_id="m"),
+        bridge.refine(1, session.session_id, "x", preview_id="p", message_id="m"),
+    ]
+    for call in calls:
+        if reason in OUTCOMES:
+            outcome = await call
+            assert type(outcome) is OUTCOMES[reason]
+            assert outcome.session == session
+        else:
+            with pytest.raises(TransitionConflict):
+                await call
+    if OUTCOMES.get(reason) is Held:
+        assert await bridge.dismiss(1, session.session_id) == Held(session)
+    else:
+        with pytest.raises(TransitionConflict):
+            await bridge.dismiss(1, session.session_id)
+    assert not graph.turns
+
+
+async def test_a_claim_that_was_lost_at_once(repository: SessionRepository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that came back only to find its lease gone runs no graph."""
+    session = await asked(repository)
+    graph = Graph()
+
+    async def lost(*_: object, **__: object) -> None:
+        raise LeaseLost(SessionRef(session_id=session.session_id, session=session))
+
+    monkeypatch.setattr(repository, "claim_rerun", lost)
+    assert await SessionBridge(repository, graph).handle(1, "c", "x", message_id="m") == Superseded(session)
     assert not graph.turns
 
 

@@ -1,6 +1,7 @@
 """A graph that hangs, blocks, is cancelled or loses its lease: how each ends, and what stands afterwards."""
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -177,11 +178,14 @@ async def test_cancelled_at_any_moment(repository: SessionRepository) -> None:
         return AskUser(f"{turn.attempt}?")
 
     bridge = SessionBridge(repository, quick)
+    chance = random.Random(5)
     number = before.question_number
     for turns in range(60):
         handling = asyncio.create_task(bridge.handle(1, "c", "Tuesday", message_id=f"m{turns}"))
         for _ in range(turns):
             await asyncio.sleep(0)
+        if turns % 3 == 0:  # a real server takes more turns of the loop than these
+            await asyncio.sleep(chance.uniform(0, 0.02))
         handling.cancel()
         await asyncio.wait({handling})
         now = await repository.get(before.session_id, user_id=1)
@@ -372,6 +376,27 @@ async def test_a_graph_that_blocks_the_loop(brief: SessionRepository, *, goes_on
     outcome = await bridge.handle(1, "c", "And?", message_id="m1")
     assert isinstance(outcome, Asked)
     assert outcome.session.state.pending_question == "And?"
+
+
+async def test_a_graph_that_blocks_during_a_renewal(brief: SessionRepository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renewal whose answer could not be read in time for the blocked loop has not failed."""
+    await asked(brief)
+    renew = brief.renew
+    sent = asyncio.Event()
+
+    async def renewing(claim: RerunClaim) -> RerunClaim:
+        sent.set()
+        await asyncio.sleep(0.01)
+        return await renew(claim)
+
+    async def blocking(turn: Turn) -> AskUser:
+        await sent.wait()
+        time.sleep(1.5 * LEASE.total_seconds())  # noqa: ASYNC251 - the mistake that is shown
+        await asyncio.sleep(LEASE.total_seconds())
+        return AskUser(turn.text)
+
+    monkeypatch.setattr(brief, "renew", renewing)
+    assert isinstance(await SessionBridge(brief, blocking).handle(1, "c", "And?", message_id="m1"), Asked)
 
 
 async def test_a_graph_that_blocks_past_its_time(brief: SessionRepository) -> None:
