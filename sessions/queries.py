@@ -54,6 +54,8 @@ class Write:
 
     filter: Query
     update: Query
+    unless_done: Query = field(default_factory=dict)
+    """Joins the filter where an earlier try may have been carried out, for what the filter alone would do twice."""
 
 
 def values_of(statuses: frozenset[SessionStatus] | tuple[SessionStatus, ...]) -> list[str]:
@@ -207,9 +209,12 @@ def _holder_of(call: Call) -> Claim:
 
 def renew(call: Call, at: datetime) -> Write:
     """Put a lease's expiry off; never brings it forward."""
+    until = at + call.lease
     update = Update(at)
-    update.renew_until(at + call.lease)
-    return Write({**_owned(call), **_held(_holder_of(call))}, update.build())
+    update.renew_until(until)
+    return Write(
+        {**_owned(call), **_held(_holder_of(call))}, update.build(), unless_done={"lease.expires_at": {"$lt": until}}
+    )
 
 
 def release(call: Call, at: datetime) -> Write:

@@ -180,14 +180,13 @@ class Creation(Engine):
     async def _make(
         self, call: Call, start: tuple[str, SessionStatus], client_session: "ClientSession | None"
     ) -> tuple[ActiveScheduleSessionSnapshot, bool]:
-        collection = self._collection.within(client_session)
-        with collection.deadline():
-            if collection.is_within and call.name is CallName.GET_OR_CREATE:
-                # First, since a duplicate key would abort the caller's transaction.
-                found = await self._made_before(collection, call)
-                if found is not None:
-                    return found
-            return await self._insert(collection, call, start)
+        collection = self._collection.for_one_call(client_session)
+        if collection.is_within and call.name is CallName.GET_OR_CREATE:
+            # First, since a duplicate key would abort the caller's transaction.
+            found = await self._made_before(collection, call)
+            if found is not None:
+                return found
+        return await self._insert(collection, call, start)
 
     async def _made_before(
         self, collection: SessionCollection, call: Call
@@ -210,7 +209,7 @@ class Creation(Engine):
                 await collection.insert(document, about=about)
             except DuplicateKey as error:
                 # By _id first: where both indexes refuse, the backends disagree on which one they name.
-                found = await self._made_before(self._collection, call)
+                found = await self._made_before(collection.outside(), call)
                 if collection.is_within and (found is not None or error.fields == {"_id"}):
                     made = found[0] if found is not None else None
                     exists = reference(made, session_id=call.session_id, user_id=call.user_id, at=at)

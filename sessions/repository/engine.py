@@ -53,10 +53,8 @@ class Engine:
     async def _carry_out(
         self, call: Call, build: Build, client_session: "ClientSession | None"
     ) -> ActiveScheduleSessionSnapshot:
-        collection = self._collection.within(client_session)
-        # One deadline for the whole call, however many round trips its refusal takes.
-        with collection.deadline():
-            return await self._try(collection, call, build)
+        # One time limit for the whole call, however many round trips its refusal takes.
+        return await self._try(self._collection.for_one_call(client_session), call, build)
 
     async def _try(self, collection: SessionCollection, call: Call, build: Build) -> ActiveScheduleSessionSnapshot:
         about = SessionRef(session_id=call.session_id, user_id=call.user_id)
@@ -67,7 +65,7 @@ class Engine:
             try:
                 stored = await collection.find_one_and_update(build(call, at), about=about)
             except DuplicateKey as error:
-                session = await self._stored(call)
+                session = await self._stored(collection.outside(), call)
                 await self._make_way(collection, call, session, error, at)
                 continue
             if stored is not None:
@@ -95,8 +93,8 @@ class Engine:
         about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
         raise TransitionConflict(about, reason=ConflictReason.RACED)
 
-    async def _stored(self, call: Call) -> ActiveScheduleSessionSnapshot | None:
-        raw = await self._collection.find_one(reads.by_id(call.session_id, call.user_id))
+    async def _stored(self, collection: SessionCollection, call: Call) -> ActiveScheduleSessionSnapshot | None:
+        raw = await collection.find_one(reads.by_id(call.session_id, call.user_id))
         return to_snapshot(raw) if raw is not None else None
 
     async def _governor(
@@ -125,7 +123,7 @@ class Engine:
         conversation_id = call.conversation_id or (session.conversation_id if session is not None else None)
         governing: ActiveScheduleSessionSnapshot | None = None
         if conversation_id is not None:
-            governing = await self._governor(self._collection, call.user_id, conversation_id)
+            governing = await self._governor(collection.outside(), call.user_id, conversation_id)
         if governing is not None and governing.session_id == call.session_id:
             governing = None
         if collection.is_within or (governing is not None and counts_as(governing, at).intercepts):

@@ -87,7 +87,7 @@ class Lookups(Engine):
         """
         user_id = inputs.integer("user_id", user_id)
         conversation_id = inputs.identifier("conversation_id", conversation_id)
-        collection = self._collection.within(client_session)
+        collection = self._collection.for_one_call(client_session)
         return route_of(await self._governor(collection, user_id, conversation_id), self._clock.now())
 
     async def route_many(self, user_id: int, conversation_ids: Sequence[str]) -> dict[str, Route]:
@@ -178,7 +178,7 @@ class Lookups(Engine):
         session_id, user_id = inputs.identifier("session_id", session_id), inputs.integer("user_id", user_id)
         about = SessionRef(session_id=session_id, user_id=user_id)
         lookup = reads.by_id(session_id, user_id, with_history=with_history)
-        raw = await self._collection.within(client_session).find_one(lookup, about=about)
+        raw = await self._collection.for_one_call(client_session).find_one(lookup, about=about)
         if raw is None:
             raise SessionNotFound(about)
         return raw
@@ -186,7 +186,7 @@ class Lookups(Engine):
     async def _first(
         self, lookup: Lookup, user_id: int, client_session: "ClientSession | None"
     ) -> ActiveScheduleSessionSnapshot | None:
-        collection = self._collection.within(client_session)
+        collection = self._collection.for_one_call(client_session)
         raw = await collection.find_one(lookup, about=SessionRef(user_id=user_id))
         return to_snapshot(raw) if raw is not None else None
 

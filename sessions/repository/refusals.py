@@ -16,6 +16,7 @@ from sessions.errors import (
     StaleReply,
     TransitionConflict,
 )
+from sessions.inputs import to_millisecond
 from sessions.lapsing import counts_as, has_lapsed_lease, has_live_lease, question_stands
 from sessions.models import ActiveScheduleSessionSnapshot, Claim, to_snapshot
 from sessions.queries import Call
@@ -103,9 +104,18 @@ def entries_of(call: Call, raw: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _is_renewed(call: Call, session: ActiveScheduleSessionSnapshot, at: datetime) -> bool:
+    """Whether the holder's lease lasts as long as he asks for: an earlier try of his was carried out."""
+    if call.name is not CallName.RENEW or call.claim is None or not _holds(session, call.claim):
+        return False
+    return session.lease is not None and session.lease.expires_at >= to_millisecond(at + call.lease)
+
+
 def _replay(
-    call: Call, raw: dict[str, Any], session: ActiveScheduleSessionSnapshot, about: SessionRef
+    call: Call, raw: dict[str, Any], session: ActiveScheduleSessionSnapshot, about: SessionRef, at: datetime
 ) -> Verdict | None:
+    if _is_renewed(call, session, at):
+        return Replayed(session)
     if call.name is CallName.BIND_CONVERSATION and session.conversation_id == call.conversation_id:
         return Replayed(session)
     if call.name is CallName.RECORD_NOTIFICATION and session.state.last_notification_id == call.notification_id:
@@ -183,7 +193,7 @@ def explain(call: Call, raw: dict[str, Any] | None, at: datetime) -> Verdict:
         return Refused(SessionNotFound(SessionRef(session_id=call.session_id, user_id=call.user_id)))
     session = to_snapshot(raw)
     about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
-    if (replay := _replay(call, raw, session, about)) is not None:
+    if (replay := _replay(call, raw, session, about, at)) is not None:
         return replay
     if call.claim is not None and not _holds(session, call.claim):
         return Refused(LeaseLost(about))
