@@ -10,10 +10,11 @@ from pymongo.errors import OperationFailure
 from indexes.planning import Present, is_building
 from indexes.server import Server
 from sessions.document import COLLECTION
-from sessions.queries import Query, values_of
+from sessions.queries import values_of
 from sessions.reads import Lookup
 from sessions.shapes import BY_ID, SHAPES, Sample, Shape
 from sessions.status import INTERCEPTING
+from sessions.updates import Query
 
 if TYPE_CHECKING:
     from sessions.driver import Database

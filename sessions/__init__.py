@@ -1,5 +1,6 @@
 """Which session governs this conversation? Durable, atomic session records on MongoDB."""
 
+from sessions.bridge import SessionBridge
 from sessions.document import ActiveScheduleSession
 from sessions.errors import (
     ConflictReason,
@@ -20,6 +21,7 @@ from sessions.inputs import UNSET
 from sessions.models import (
     ActiveScheduleSessionSnapshot,
     ActiveScheduleSessionState,
+    ApplyClaim,
     Page,
     RerunClaim,
     Route,
@@ -27,32 +29,76 @@ from sessions.models import (
     Transition,
 )
 from sessions.repository import SessionRepository, open_repository
+from sessions.results import (
+    AlreadyHandled,
+    Applied,
+    ApplyFailed,
+    Asked,
+    AskUser,
+    Close,
+    Closed,
+    Dismissed,
+    Fail,
+    FreeChat,
+    Held,
+    NotAnAnswer,
+    PreviewShown,
+    RerunFailed,
+    ShowPreview,
+    Superseded,
+    TimedOut,
+    Turn,
+    action_url,
+)
 from sessions.status import SessionStatus
+from sessions.upkeep import Upkeep
 
 __all__ = [
     "UNSET",
     "ActiveScheduleSession",
     "ActiveScheduleSessionSnapshot",
     "ActiveScheduleSessionState",
+    "AlreadyHandled",
+    "Applied",
+    "ApplyClaim",
+    "ApplyFailed",
+    "AskUser",
+    "Asked",
+    "Close",
+    "Closed",
     "ConflictReason",
     "ConversationBusy",
+    "Dismissed",
+    "Fail",
+    "FreeChat",
+    "Held",
     "IndexesMissing",
     "InvalidSessionInput",
     "InvalidTransition",
     "LeaseLost",
+    "NotAnAnswer",
     "Page",
+    "PreviewShown",
     "RerunClaim",
+    "RerunFailed",
     "Route",
     "RouteAction",
+    "SessionBridge",
     "SessionError",
     "SessionExists",
     "SessionNotFound",
     "SessionRepository",
     "SessionStatus",
+    "ShowPreview",
     "StalePreview",
     "StaleReply",
     "StoreUnavailable",
+    "Superseded",
+    "TimedOut",
     "Transition",
     "TransitionConflict",
+    "Turn",
+    "Upkeep",
+    "action_url",
     "open_repository",
 ]

@@ -1,12 +1,12 @@
 """The one module that knows which driver is below: Motor, PyMongo Async, or the in-memory double.
 
-Driver errors become this library's by a table; what error 175 killed is sent again until the time is up.
+Driver errors become this library's by a table; what may pass by itself is sent again until the time is up.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from copy import copy
 from datetime import UTC, datetime
 from importlib.metadata import version
 from time import monotonic
@@ -32,16 +32,19 @@ from pymongo.write_concern import WriteConcern
 
 from sessions.document import COLLECTION
 from sessions.errors import InvalidSessionInput, SessionRef, StoreUnavailable, WriteOutcome
-from sessions.queries import Query, Write
+from sessions.queries import Write
 from sessions.reads import Lookup
+from sessions.updates import Query
 
 if TYPE_CHECKING:
-    from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
+    from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorClientSession, AsyncIOMotorDatabase
+    from pymongo.asynchronous.client_session import AsyncClientSession
     from pymongo.asynchronous.database import AsyncDatabase
     from pymongo.asynchronous.mongo_client import AsyncMongoClient
 
     Database = AsyncIOMotorDatabase[dict[str, Any]] | AsyncDatabase[dict[str, Any]]
     Client = AsyncIOMotorClient[dict[str, Any]] | AsyncMongoClient[dict[str, Any]]
+    ClientSession = AsyncIOMotorClientSession | AsyncClientSession
 
 logger = logging.getLogger("sessions")
 Found = TypeVar("Found")
@@ -54,6 +57,7 @@ _NO_COLLECTION: Final = 26
 _SELECTION_STEP: Final = 0.5
 _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.25
+_LEAST_TIME: Final = 0.001
 
 _NEVER_SENT: Final = (
     ServerSelectionTimeoutError,
@@ -70,6 +74,9 @@ _OUTCOMES: Final[tuple[tuple[type[PyMongoError] | tuple[type[PyMongoError], ...]
     (OperationFailure, WriteOutcome.NOT_WRITTEN),
     (PyMongoError, WriteOutcome.UNKNOWN),
 )
+# The network between a router and its shards, and a primary that goes, told by code alone: the write may have happened.
+_UNCLEAR_CODES: Final = frozenset({6, 7, 64, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
+_PASSES: Final = (ConnectionFailure, WriteConcernError)
 
 
 class DuplicateKey(Exception):
@@ -84,13 +91,18 @@ class DuplicateKey(Exception):
         self.fields = fields
 
 
-def _unavailable(error: PyMongoError, about: SessionRef, *, writes: bool) -> StoreUnavailable:
+def _known_of(error: PyMongoError) -> WriteOutcome:
+    """What is known of a write that met the error."""
     known = next(outcome for kinds, outcome in _OUTCOMES if isinstance(error, kinds))
-    if error.timeout and not isinstance(error, _NEVER_SENT):
-        known = WriteOutcome.UNKNOWN
+    if getattr(error, "code", None) in _UNCLEAR_CODES or (error.timeout and not isinstance(error, _NEVER_SENT)):
+        return WriteOutcome.UNKNOWN
+    return known
+
+
+def _may_pass(error: PyMongoError) -> bool:
+    """Whether the same command may succeed when it is sent again."""
     code = getattr(error, "code", None)
-    cause = type(error).__name__ if code is None else f"{type(error).__name__}, code {code}"
-    return StoreUnavailable(about, outcome=known if writes else WriteOutcome.NOT_WRITTEN, cause=cause)
+    return isinstance(error, _PASSES) or code == _QUERY_KILLED or code in _UNCLEAR_CODES
 
 
 DEFAULT_DRIVER: Final = "motor" if version("beanie").startswith("1.") else "pymongo"
@@ -123,8 +135,11 @@ async def disconnect(client: "Client") -> None:
         await closing
 
 
-def _names(database: object) -> set[str]:
-    return {kind.__name__ for kind in type(database).__mro__}
+_SESSION_OF: Final = {"AsyncIOMotorDatabase": "AsyncIOMotorClientSession", "AsyncDatabase": "AsyncClientSession"}
+
+
+def _names(of: object) -> set[str]:
+    return {kind.__name__ for kind in type(of).__mro__}
 
 
 class SessionCollection:
@@ -133,9 +148,12 @@ class SessionCollection:
     def __init__(self, database: "Database", *, timeout: float) -> None:
         names = _names(database)
         self.is_double = "AsyncMongoMockDatabase" in names
-        if not self.is_double and not names & {"AsyncIOMotorDatabase", "AsyncDatabase"}:
+        if not self.is_double and not names & _SESSION_OF.keys():
             raise InvalidSessionInput("database", "a database of Motor, PyMongo Async or mongomock-motor")
         self._database: Any = database
+        self._session: ClientSession | None = None
+        self._ends: float | None = None
+        self._is_unclear = False
         self._timeout = max(timeout - _SELECTION_STEP, timeout / 2)
         write_concern = WriteConcern("majority")
         if self.is_double:
@@ -144,6 +162,7 @@ class SessionCollection:
             self._collection: Any = self._database.get_collection(
                 COLLECTION, codec_options=codec, write_concern=write_concern
             )
+            self._settled = self._collection
         else:
             codec = CodecOptions(document_class=dict, tz_aware=True, tzinfo=UTC)
             self._collection = self._database.get_collection(
@@ -153,36 +172,86 @@ class SessionCollection:
                 write_concern=write_concern,
                 read_concern=ReadConcern("local"),
             )
+            # Waits until a majority has what it read; "majority" itself would read the past (tried on a server).
+            self._settled = self._collection.with_options(read_concern=ReadConcern("linearizable"))
 
-    def deadline(self) -> AbstractContextManager[None]:
-        """One time limit for all that is sent within the block."""
-        return pymongo.timeout(self._timeout)
+    def for_one_call(self, client_session: "ClientSession | None" = None) -> "SessionCollection":
+        """The same collection for all that one call sends: under one time limit, and in its caller's transaction.
+
+        It remembers whether a write of the call may have happened unseen: from then on it reads what a majority has.
+        """
+        one = copy(self)
+        one._session = None if client_session is None else self._checked_session(client_session)  # noqa: SLF001 - a copy of ours
+        one._ends = monotonic() + self._timeout  # noqa: SLF001 - the same
+        return one
+
+    def outside(self) -> "SessionCollection":
+        """The same without its caller's transaction, which a duplicate key has aborted."""
+        if self._session is None:
+            return self
+        left = copy(self)
+        left._session = None  # noqa: SLF001 - a copy of ours
+        return left
+
+    def _checked_session(self, given: Any) -> "ClientSession":
+        if self.is_double:
+            raise InvalidSessionInput("client_session", "None: the in-memory double has no transactions")
+        wanted = next(_SESSION_OF[name] for name in _names(self._database) & _SESSION_OF.keys())
+        if wanted not in _names(given) or given.client is not self._database.client or given.has_ended:
+            raise InvalidSessionInput(
+                "client_session", f"None, or an {wanted} of the repository's own client that has not ended"
+            )
+        session: ClientSession = given
+        return session
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the commands join a caller's session."""
+        return self._session is not None
+
+    def _joining(self) -> dict[str, Any]:
+        # In a transaction the drivers leave out write and read concern: these are the transaction's.
+        return {} if self._session is None else {"session": self._session}
+
+    def _is_in_transaction(self) -> bool:
+        return self._session is not None and bool(self._session.in_transaction)
 
     async def _send(
         self, operation: Callable[[], Awaitable[Found]], *, about: SessionRef = NOBODY, writes: bool = False
     ) -> Found:
-        ends = monotonic() + self._timeout
+        if self._ends is None:
+            return await self.for_one_call()._send(operation, about=about, writes=writes)  # noqa: SLF001 - a copy of ours
+        ends = self._ends
         pause = _FIRST_PAUSE
-        with self.deadline():
+        with pymongo.timeout(max(ends - monotonic(), _LEAST_TIME)):
             while True:
                 try:
                     return await operation()
                 except DuplicateKeyError as error:
                     raise DuplicateKey(frozenset((error.details or {}).get("keyPattern", ()))) from error
-                except OperationFailure as error:
-                    if error.code == _QUERY_KILLED and monotonic() + pause < ends:
-                        await asyncio.sleep(pause)
-                        pause = min(pause * 2, _LONGEST_PAUSE)
-                        continue
-                    raise _unavailable(error, about, writes=writes) from error
                 except PyMongoError as error:
-                    raise _unavailable(error, about, writes=writes) from error
+                    if self._session is not None:
+                        # The transaction's owner must see the driver's labels.
+                        raise
+                    if writes and _known_of(error) is WriteOutcome.UNKNOWN:
+                        self._is_unclear = True
+                    if not _may_pass(error) or monotonic() + pause >= ends:
+                        raise self._unavailable(error, about) from error
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _unavailable(self, error: PyMongoError, about: SessionRef) -> StoreUnavailable:
+        code = getattr(error, "code", None)
+        cause = type(error).__name__ if code is None else f"{type(error).__name__}, code {code}"
+        outcome = WriteOutcome.UNKNOWN if self._is_unclear else WriteOutcome.NOT_WRITTEN
+        return StoreUnavailable(about, outcome=outcome, cause=cause)
 
     async def find(self, lookup: Lookup, *, about: SessionRef = NOBODY) -> list[Query]:
         """The documents of a lookup, by its hint where the index is there and visible."""
 
         async def look(hint: str | None) -> list[Query]:
-            cursor = self._collection.find(lookup.filter, lookup.projection)
+            collection = self._settled if self._is_unclear else self._collection
+            cursor = collection.find(lookup.filter, lookup.projection, **self._joining())
             if lookup.sort:
                 cursor = cursor.sort(list(lookup.sort))
             if hint is not None:
@@ -194,7 +263,8 @@ class SessionCollection:
             return found
 
         async def look_with_fallback() -> list[Query]:
-            hint = None if self.is_double else lookup.hint
+            # In a transaction a refused hint would abort it, so there the planner chooses.
+            hint = None if self.is_double or self._is_in_transaction() else lookup.hint
             try:
                 return await look(hint)
             except OperationFailure as error:
@@ -213,14 +283,19 @@ class SessionCollection:
 
     async def insert(self, document: Query, *, about: SessionRef) -> None:
         """Store a new document, or raise `DuplicateKey`."""
-        await self._send(lambda: self._collection.insert_one(document), about=about, writes=True)
+        await self._send(lambda: self._collection.insert_one(document, **self._joining()), about=about, writes=True)
 
     async def find_one_and_update(self, write: Write, *, about: SessionRef) -> Query | None:
         """Carry a guarded write out; the document after it without its history, or None where the guard fails."""
 
         def update() -> Awaitable[Query | None]:
+            guard = {**write.filter, **write.unless_done} if self._is_unclear else write.filter
             answer: Awaitable[Query | None] = self._collection.find_one_and_update(
-                write.filter, write.update, projection={"history": 0}, return_document=ReturnDocument.AFTER
+                guard,
+                write.update,
+                projection={"history": 0},
+                return_document=ReturnDocument.AFTER,
+                **self._joining(),
             )
             return answer
 

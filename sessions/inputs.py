@@ -92,10 +92,12 @@ IDENTIFIERS: Final[Mapping[str, IdentifierLimit]] = {
     "notification_id": _SHORT_ID,
     "operation_id": _SHORT_ID,
     "reply_id": _REPLY,
+    "message_id": _REPLY,
 }
 TEXTS: Final[Mapping[str, TextLimit]] = {
     "pending_question": TextLimit(4_000),
     "reason": TextLimit(2_000),
+    "text": TextLimit(1_000_000),
 }
 TEXT_LISTS: Final[Mapping[str, TextsLimit]] = {"missing_info": TextsLimit(32, TextLimit(200))}
 INTEGERS: Final[Mapping[str, IntegerLimit]] = {
@@ -109,6 +111,8 @@ INTEGERS: Final[Mapping[str, IntegerLimit]] = {
 DURATIONS: Final[Mapping[str, DurationLimit]] = {
     "lease": DurationLimit(timedelta(milliseconds=1), timedelta(days=7)),
     "timeout": DurationLimit(timedelta(milliseconds=1), timedelta(hours=1)),
+    "max_rerun": DurationLimit(timedelta(milliseconds=1), timedelta(days=7)),
+    "every": DurationLimit(timedelta(milliseconds=1), timedelta(days=7)),
 }
 MOST_CONVERSATIONS: Final = 1_000
 AWARE: Final = "a datetime with a time zone, between the years 1 and 9999 in UTC"

@@ -126,6 +126,36 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApplyClaim:
+    """The right to write a confirmed preview into the schedule.
+
+    Attributes:
+        session: The session as the claim left it.
+        kind: ``apply``.
+        token: The fencing token; a later claim has a greater one.
+        operation_id: The claim's own.
+        reply_id: None; a confirmation is no message.
+        attempt: Which write-back this is of this confirmation, from 1; a take-over counts one more.
+        expires_at: When others may take over, unless it is renewed.
+        lease: How long the claim and each renewal last.
+    """
+
+    session: ActiveScheduleSessionSnapshot = field(repr=False)
+    kind: LeaseKind = LeaseKind.APPLY
+    token: int
+    operation_id: str
+    reply_id: None = None
+    attempt: int
+    expires_at: datetime
+    lease: timedelta
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for each write-back of one preview, so that the target can tell a repetition."""
+        return f"{self.session.session_id}:{self.session.current_preview_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RerunClaim:
     """The right to rerun the graph for one reply or one refinement.
 
@@ -153,6 +183,10 @@ class RerunClaim:
     def idempotency_key(self) -> str:
         """The same for each rerun of one message, for the graph's own side effects."""
         return f"{self.session.session_id}:{self.reply_id}"
+
+
+Claim = RerunClaim | ApplyClaim
+"""What a holder's call is given."""
 
 
 def to_snapshot(raw: Mapping[str, Any]) -> ActiveScheduleSessionSnapshot:

@@ -9,23 +9,21 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sessions.inputs import UNSET, Unset
-from sessions.models import RerunClaim
+from sessions.models import Claim
 from sessions.status import (
     ALL,
     CALLS,
     ENDED,
     LEASES,
-    LIFECYCLE,
     NOT_ENDED,
+    RERUNS,
     CallName,
     LeaseKind,
     SessionStatus,
 )
+from sessions.updates import Query, Update, entry
 
-HISTORY_KEPT: Final = 32
 ANSWERS_KEPT: Final = 32
-
-Query = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +43,7 @@ class Call:
     notification_id: str | Unset | None = UNSET
     lease: timedelta = timedelta(0)
     max_attempts: int = 0
-    claim: RerunClaim | None = None
+    claim: Claim | None = None
     count_attempt: bool = False
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Document paths that an outcome sets; an empty value removes the field."""
@@ -57,6 +55,8 @@ class Write:
 
     filter: Query
     update: Query
+    unless_done: Query = field(default_factory=dict)
+    """Joins the filter where an earlier try may have been carried out, for what the filter alone would do twice."""
 
 
 def values_of(statuses: frozenset[SessionStatus] | tuple[SessionStatus, ...]) -> list[str]:
@@ -102,78 +102,21 @@ def _open_to_anyone(at: datetime) -> list[Query]:
     ]
 
 
-def _held(claim: RerunClaim) -> Query:
+def _by_holder(call: Call) -> Query:
+    held = _holder_of(call)
+    conditions = {**_owned(call), **_held(held), **_first_time(call)}
+    # The id of the claim names another call; a rerun's stands in the history too, that of an apply claim here only.
+    conditions["lease.operation_id"] = {"$eq": held.operation_id, "$ne": call.operation_id}
+    return conditions
+
+
+def _held(claim: Claim) -> Query:
     # Neither a revision nor a clock: the token alone says who may write.
     return {
         "status": LEASES[claim.kind].held_in.value,
         "fencing_token": claim.token,
         "lease.operation_id": claim.operation_id,
     }
-
-
-# --- changes --------------------------------------------------------------------------------------------------
-
-
-def _entry(call: CallName, to_status: SessionStatus, at: datetime, reason: str, operation_id: str | None) -> Query:
-    return {
-        "to_status": to_status.value,
-        "at": at,
-        "reason": reason,
-        "operation_id": operation_id,
-        "call": call.value,
-    }
-
-
-class _Update:
-    """Collects one classic update; every write counts the revision and moves ``updated_at`` forward only."""
-
-    def __init__(self, at: datetime) -> None:
-        self._set: Query = {}
-        self._unset: Query = {}
-        self._inc: Query = {"revision": 1}
-        self._push: Query = {}
-        self._max: Query = {"updated_at": at}
-
-    def set(self, path: str, value: object) -> None:
-        if value in (None, "", []) and path.startswith("state."):
-            self._set.pop(path, None)
-            self._unset[path] = ""
-        else:
-            self._unset.pop(path, None)
-            self._set[path] = value
-
-    def drop_lease(self) -> None:
-        self._unset["lease"] = ""
-
-    def lease(self, lease: Query) -> None:
-        self._set["lease"] = lease
-
-    def renew_until(self, until: datetime) -> None:
-        self._max["lease.expires_at"] = until
-
-    def add(self, path: str, amount: int) -> None:
-        self._inc[path] = amount
-
-    def append(self, path: str, item: object, *, kept: int) -> None:
-        self._push[path] = {"$each": [item], "$slice": -kept}
-
-    def enter(self, status: SessionStatus, entry: Query) -> None:
-        self._set["status"] = status.value
-        self.append("history", entry, kept=HISTORY_KEPT)
-
-    def clear_for(self, status: SessionStatus) -> None:
-        for path in LIFECYCLE[status].clears:
-            self.set(path, None)
-
-    def build(self) -> Query:
-        operators = {
-            "$set": self._set,
-            "$unset": self._unset,
-            "$inc": self._inc,
-            "$max": self._max,
-            "$push": self._push,
-        }
-        return {operator: changes for operator, changes in operators.items() if changes}
 
 
 # --- creation -------------------------------------------------------------------------------------------------
@@ -199,7 +142,7 @@ def new_document(call: Call, *, trigger_id: str, status: SessionStatus, question
         "attempts": 0,
         "answered_reply_ids": [],
         "revision": 1,
-        "history": [_entry(call.name, status, at, call.reason, call.operation_id)],
+        "history": [entry(call.name, status, at, call.reason, call.operation_id)],
         "created_at": at,
         "updated_at": at,
     }
@@ -218,8 +161,8 @@ def _claim_filter(call: Call, at: datetime) -> Query:
     }
     rule = CALLS[call.name]
     status = _status_in(rule.starts_from)
-    if rule.takes_over:
-        taken_over = {"status": SessionStatus.RERUNNING.value, **_lapsed(LeaseKind.REPLY, at)}
+    if rule.takes_over is not None:
+        taken_over = {"status": LEASES[rule.takes_over].held_in.value, **_lapsed(rule.takes_over, at)}
         conditions["$or"] = [{"status": status}, taken_over]
     else:
         conditions |= {"status": status, "lease": {"$exists": False}}
@@ -232,7 +175,7 @@ def _claim_filter(call: Call, at: datetime) -> Query:
 
 def claim(call: Call, at: datetime, *, kind: LeaseKind) -> Write:
     """Take the session for a rerun."""
-    update = _Update(at)
+    update = Update(at)
     update.lease(
         {
             "kind": kind.value,
@@ -244,7 +187,7 @@ def claim(call: Call, at: datetime, *, kind: LeaseKind) -> Write:
     update.add("fencing_token", 1)
     update.add("attempts", 1)
     held_in = LEASES[kind].held_in
-    update.enter(held_in, _entry(call.name, held_in, at, call.reason, call.operation_id))
+    update.enter(held_in, entry(call.name, held_in, at, call.reason, call.operation_id))
     return Write(_claim_filter(call, at), update.build())
 
 
@@ -258,7 +201,7 @@ def claim_refinement(call: Call, at: datetime) -> Write:
     return claim(call, at, kind=LeaseKind.REFINEMENT)
 
 
-def _holder_of(call: Call) -> RerunClaim:
+def _holder_of(call: Call) -> Claim:
     if call.claim is None:  # pragma: no cover - a holder's call is built with its claim only
         message = f"{call.name} is a holder's call"
         raise TypeError(message)
@@ -267,28 +210,32 @@ def _holder_of(call: Call) -> RerunClaim:
 
 def renew(call: Call, at: datetime) -> Write:
     """Put a lease's expiry off; never brings it forward."""
-    update = _Update(at)
-    update.renew_until(at + call.lease)
-    return Write({**_owned(call), **_held(_holder_of(call))}, update.build())
+    until = at + call.lease
+    update = Update(at)
+    update.renew_until(until)
+    return Write(
+        {**_owned(call), **_held(_holder_of(call))}, update.build(), unless_done={"lease.expires_at": {"$lt": until}}
+    )
 
 
 def release(call: Call, at: datetime) -> Write:
     """Give a lease back: the session is exactly as it was before the claim."""
     held = _holder_of(call)
-    update = _Update(at)
+    update = Update(at)
     update.drop_lease()
-    if not call.count_attempt:
-        update.add("attempts", -1)
-    back = LEASES[held.kind].given_back_to
-    update.enter(back, _entry(call.name, back, at, call.reason, call.operation_id))
-    return Write({**_owned(call), **_held(held), **_first_time(call)}, update.build())
+    if held.kind in RERUNS:
+        if not call.count_attempt:
+            update.add("attempts", -1)
+        back = LEASES[held.kind].given_back_to
+        update.enter(back, entry(call.name, back, at, call.reason, call.operation_id))
+    return Write(_by_holder(call), update.build())
 
 
 def outcome(call: Call, at: datetime) -> Write:
     """Record what a rerun came to, and that its reply was answered."""
     held = _holder_of(call)
     status = CALLS[call.name].enters or held.session.status
-    update = _Update(at)
+    update = Update(at)
     update.drop_lease()
     update.clear_for(status)
     for path, value in call.changes.items():
@@ -297,8 +244,42 @@ def outcome(call: Call, at: datetime) -> Write:
     update.append("answered_reply_ids", held.reply_id, kept=ANSWERS_KEPT)
     if status is SessionStatus.WAITING_USER_REPLY:
         update.add("question_number", 1)
-    update.enter(status, _entry(call.name, status, at, call.reason, call.operation_id))
-    return Write({**_owned(call), **_held(held), **_first_time(call)}, update.build())
+    update.enter(status, entry(call.name, status, at, call.reason, call.operation_id))
+    return Write(_by_holder(call), update.build())
+
+
+def claim_apply(call: Call, at: datetime) -> Write:
+    """Take a confirmed preview to write it back, or take it over; no change of status, so no history entry."""
+    update = Update(at)
+    # Field by field: the server refuses to set `lease` and to count within it at once.
+    update.set("lease.kind", LeaseKind.APPLY.value)
+    update.set("lease.operation_id", call.operation_id)
+    update.set("lease.expires_at", at + call.lease)
+    update.add("lease.attempt", 1)
+    update.add("fencing_token", 1)
+    conditions = {
+        **_owned(call),
+        **_first_time(call),
+        "status": _status_in(CALLS[call.name].starts_from),
+        "current_preview_id": call.preview_id,
+        # A yes that was said does not expire: only the first claim of it asks for the end.
+        "$or": [
+            {"lease": {"$exists": False}, **_unexpired(at)},
+            {**_lapsed(LeaseKind.APPLY, at), "lease.attempt": {"$lt": call.max_attempts}},
+        ],
+    }
+    return Write(conditions, update.build())
+
+
+def written_back(call: Call, at: datetime) -> Write:
+    """Record what a write-back came to."""
+    status = CALLS[call.name].enters or SessionStatus.APPLIED
+    update = Update(at)
+    update.drop_lease()
+    for path, value in call.changes.items():
+        update.set(path, value)
+    update.enter(status, entry(call.name, status, at, call.reason, call.operation_id))
+    return Write(_by_holder(call), update.build())
 
 
 def _expecting(call: Call) -> Query:
@@ -307,8 +288,8 @@ def _expecting(call: Call) -> Query:
 
 def apply(call: Call, at: datetime) -> Write:
     """End the session as applied, for the preview that the user saw."""
-    update = _Update(at)
-    update.enter(SessionStatus.APPLIED, _entry(call.name, SessionStatus.APPLIED, at, call.reason, call.operation_id))
+    update = Update(at)
+    update.enter(SessionStatus.APPLIED, entry(call.name, SessionStatus.APPLIED, at, call.reason, call.operation_id))
     conditions = {
         **_owned(call),
         **_unexpired(at),
@@ -324,11 +305,11 @@ def apply(call: Call, at: datetime) -> Write:
 def end(call: Call, at: datetime) -> Write:
     """End the session from wherever it is; a holder at work then meets a lost lease."""
     status = CALLS[call.name].enters or SessionStatus.IGNORED
-    update = _Update(at)
+    update = Update(at)
     update.drop_lease()
     for path, value in call.changes.items():
         update.set(path, value)
-    update.enter(status, _entry(call.name, status, at, call.reason, call.operation_id))
+    update.enter(status, entry(call.name, status, at, call.reason, call.operation_id))
     conditions = {
         **_owned(call),
         **_first_time(call),
@@ -341,7 +322,7 @@ def end(call: Call, at: datetime) -> Write:
 
 def bind_conversation(call: Call, at: datetime) -> Write:
     """Give the session its conversation, once."""
-    update = _Update(at)
+    update = Update(at)
     update.set("conversation_id", call.conversation_id)
     if call.notification_id is not UNSET:
         update.set("state.last_notification_id", call.notification_id)
@@ -359,7 +340,7 @@ def bind_conversation(call: Call, at: datetime) -> Write:
 
 def record_notification(call: Call, at: datetime) -> Write:
     """Note the notification that led the user here."""
-    update = _Update(at)
+    update = Update(at)
     update.set("state.last_notification_id", call.notification_id)
     return Write({**_owned(call), "state.last_notification_id": {"$ne": call.notification_id}}, update.build())
 
@@ -377,9 +358,9 @@ def exhausted_reason(attempts: int) -> str:
 
 def expire(at: datetime) -> Write:
     """End whatever is past its ``expires_at`` with nobody at work on it."""
-    update = _Update(at)
+    update = Update(at)
     update.drop_lease()
-    update.enter(SessionStatus.EXPIRED, _entry(CallName.EXPIRE_DUE, SessionStatus.EXPIRED, at, EXPIRED_REASON, None))
+    update.enter(SessionStatus.EXPIRED, entry(CallName.EXPIRE_DUE, SessionStatus.EXPIRED, at, EXPIRED_REASON, None))
     conditions = {
         "status": _status_in(NOT_ENDED),
         "state.expires_at": {"$lte": at},
@@ -393,9 +374,9 @@ def expire(at: datetime) -> Write:
 def put_back(kind: LeaseKind, at: datetime) -> Write:
     """Give back what a dead worker holds."""
     rule = LEASES[kind]
-    update = _Update(at)
+    update = Update(at)
     update.drop_lease()
-    update.enter(rule.given_back_to, _entry(CallName.RECOVER_STALLED, rule.given_back_to, at, STALLED_REASON, None))
+    update.enter(rule.given_back_to, entry(CallName.RECOVER_STALLED, rule.given_back_to, at, STALLED_REASON, None))
     return Write({"status": rule.held_in.value, **_lapsed(kind, at), **_unexpired(at)}, update.build())
 
 
@@ -405,30 +386,30 @@ def put_back_reply(at: datetime, *, max_attempts: int) -> Write:
     return Write({**write.filter, "attempts": {"$lt": max_attempts}}, write.update)
 
 
-def _fail_exhausted(at: datetime, entry: Query) -> Query:
-    update = _Update(at)
+def _fail_exhausted(at: datetime, kept: Query) -> Query:
+    update = Update(at)
     update.drop_lease()
-    update.set("state.failed_reason", entry["reason"])
-    update.enter(SessionStatus.FAILED, entry)
+    update.set("state.failed_reason", kept["reason"])
+    update.enter(SessionStatus.FAILED, kept)
     return update.build()
 
 
 def fail_stalled(at: datetime, *, max_attempts: int) -> Write:
     """End the sessions whose reply has killed its workers too often."""
-    entry = _entry(CallName.RECOVER_STALLED, SessionStatus.FAILED, at, exhausted_reason(max_attempts), None)
+    kept = entry(CallName.RECOVER_STALLED, SessionStatus.FAILED, at, exhausted_reason(max_attempts), None)
     conditions = {
         "status": LEASES[LeaseKind.REPLY].held_in.value,
         **_lapsed(LeaseKind.REPLY, at),
         **_unexpired(at),
         "attempts": {"$gte": max_attempts},
     }
-    return Write(conditions, _fail_exhausted(at, entry))
+    return Write(conditions, _fail_exhausted(at, kept))
 
 
 def fail_exhausted_claim(call: Call, at: datetime, *, revision: int) -> Write:
     """End the session that a claim found exhausted, guarded by the revision it was read at."""
-    entry = _entry(call.name, SessionStatus.FAILED, at, exhausted_reason(call.max_attempts), call.operation_id)
-    return Write({**_owned(call), "revision": revision}, _fail_exhausted(at, entry))
+    kept = entry(call.name, SessionStatus.FAILED, at, exhausted_reason(call.max_attempts), call.operation_id)
+    return Write({**_owned(call), "revision": revision}, _fail_exhausted(at, kept))
 
 
 def narrowed(write: Write, *, session_id: str, user_id: int, revision: int) -> Write:

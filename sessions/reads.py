@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Final
 
 from sessions.document import LATEST_INDEX, PAGE_INDEX, ROUTING_INDEX
-from sessions.queries import Query, ended_before, expire, values_of
-from sessions.status import ALL, INTERCEPTING, LeaseKind, SessionStatus
+from sessions.queries import ended_before, expire, values_of
+from sessions.status import ALL, INTERCEPTING, RERUNS, LeaseKind, SessionStatus
+from sessions.updates import Query
 
 WITHOUT_HISTORY: Final[Mapping[str, int]] = {"history": 0}
 
@@ -91,9 +92,15 @@ def due(at: datetime, *, limit: int) -> Lookup:
 
 def stalled(at: datetime, *, limit: int) -> Lookup:
     """A batch of sessions whose rerun was left behind, the longest first."""
-    kinds = [kind.value for kind in (LeaseKind.REPLY, LeaseKind.REFINEMENT)]
+    kinds = [kind.value for kind in LeaseKind if kind in RERUNS]
     conditions = {"lease.kind": {"$in": kinds}, "lease.expires_at": {"$lte": at}}
     return Lookup(conditions, sort=(("lease.expires_at", 1),), limit=limit, projection={"_id": 1})
+
+
+def interrupted(at: datetime, *, limit: int) -> Lookup:
+    """Sessions whose write-back was left behind, the longest first."""
+    conditions = {"lease.kind": LeaseKind.APPLY.value, "lease.expires_at": {"$lte": at}}
+    return Lookup(conditions, sort=(("lease.expires_at", 1),), limit=limit)
 
 
 def ended(before: datetime, *, limit: int) -> Lookup:

@@ -12,9 +12,10 @@ from typing import Any, Final
 from sessions import queries, reads
 from sessions.document import COLLECTION, LATEST_INDEX, PAGE_INDEX, ROUTING_INDEX
 from sessions.models import ActiveScheduleSessionSnapshot, RerunClaim
-from sessions.queries import Call, Query, Write
+from sessions.queries import Call, Write
 from sessions.reads import Lookup
 from sessions.status import LEASES, NOT_ENDED, CallName, LeaseKind
+from sessions.updates import Query
 
 BY_ID: Final = "_id_"
 _BY_TRIGGER: Final = f"idx_{COLLECTION}_trigger_id"
@@ -209,6 +210,18 @@ SHAPES: Final[tuple[Shape, ...]] = (
         asked=lambda s: queries.outcome(_held(s, CallName.ASK_AGAIN), s.at),
     ),
     Shape(
+        name="claim_apply",
+        function=queries.claim_apply,
+        asked=lambda s: queries.claim_apply(
+            _call(s, CallName.CLAIM_APPLY, preview_id=s.preview_id, lease=timedelta(seconds=60)), s.at
+        ),
+    ),
+    Shape(
+        name="complete_apply, fail_apply",
+        function=queries.written_back,
+        asked=lambda s: queries.written_back(_held(s, CallName.COMPLETE_APPLY, LeaseKind.APPLY), s.at),
+    ),
+    Shape(
         name="apply",
         function=queries.apply,
         asked=lambda s: queries.apply(_call(s, CallName.APPLY, preview_id=s.preview_id), s.at),
@@ -262,6 +275,13 @@ SHAPES: Final[tuple[Shape, ...]] = (
         function=queries.put_back,
         asked=lambda s: _batch(s, queries.put_back(LeaseKind.REFINEMENT, s.at)),
         by_user=False,
+    ),
+    Shape(
+        name="interrupted_applies",
+        function=reads.interrupted,
+        asked=lambda s: reads.interrupted(s.at, limit=_LIMIT),
+        by_user=False,
+        index=_BY_LEASE,
     ),
     Shape(
         name="purge (its batch)",

@@ -114,12 +114,15 @@ class CallName(StrEnum):
     RECORD_NOTIFICATION = "record_notification"
     CLAIM_RERUN = "claim_rerun"
     CLAIM_REFINEMENT = "claim_refinement"
+    CLAIM_APPLY = "claim_apply"
     RENEW = "renew"
     RELEASE = "release"
     ASK_AGAIN = "ask_again"
     PRESENT_PREVIEW = "present_preview"
     CLOSE_RERUN = "close_rerun"
     FAIL_RERUN = "fail_rerun"
+    COMPLETE_APPLY = "complete_apply"
+    FAIL_APPLY = "fail_apply"
     APPLY = "apply"
     IGNORE = "ignore"
     FAIL = "fail"
@@ -133,11 +136,24 @@ class CallRule:
 
     starts_from: frozenset[SessionStatus]
     enters: SessionStatus | None = None
-    takes_over: bool = False
-    """Also starts from ``rerunning`` under a lapsed ``reply`` lease."""
+    takes_over: LeaseKind | None = None
+    """Also starts from where such a lease is held, once it has lapsed."""
     is_claim: bool = False
-    by_holder: bool = False
-    """Starts from the status of the lease that its claim holds."""
+    held: frozenset[LeaseKind] = frozenset()
+    """A holder's call: the leases that it may hold; it starts from the status of the one that its claim holds."""
+
+    @property
+    def by_holder(self) -> bool:
+        """Whether only the holder of a lease can make the call."""
+        return bool(self.held)
+
+
+def _by_holder(held: frozenset[LeaseKind], enters: SessionStatus | None = None) -> CallRule:
+    return CallRule(starts_from=frozenset(LEASES[kind].held_in for kind in held), enters=enters, held=held)
+
+
+RERUNS: Final = frozenset({LeaseKind.REPLY, LeaseKind.REFINEMENT})
+_APPLYING: Final = frozenset({LeaseKind.APPLY})
 
 
 CALLS: Final[Mapping[CallName, CallRule]] = {
@@ -146,26 +162,26 @@ CALLS: Final[Mapping[CallName, CallRule]] = {
     CallName.CLAIM_RERUN: CallRule(
         starts_from=frozenset({SessionStatus.WAITING_USER_REPLY}),
         enters=SessionStatus.RERUNNING,
-        takes_over=True,
+        takes_over=LeaseKind.REPLY,
         is_claim=True,
     ),
     CallName.CLAIM_REFINEMENT: CallRule(
         starts_from=frozenset({SessionStatus.READY_PREVIEW}), enters=SessionStatus.RERUNNING, is_claim=True
     ),
-    CallName.RENEW: CallRule(starts_from=frozenset({SessionStatus.RERUNNING}), by_holder=True),
-    CallName.RELEASE: CallRule(starts_from=frozenset({SessionStatus.RERUNNING}), by_holder=True),
-    CallName.ASK_AGAIN: CallRule(
-        starts_from=frozenset({SessionStatus.RERUNNING}), enters=SessionStatus.WAITING_USER_REPLY, by_holder=True
+    CallName.CLAIM_APPLY: CallRule(
+        # Enters nothing: chat stays free, and the preview stands until it is written.
+        starts_from=frozenset({SessionStatus.READY_PREVIEW}),
+        takes_over=LeaseKind.APPLY,
+        is_claim=True,
     ),
-    CallName.PRESENT_PREVIEW: CallRule(
-        starts_from=frozenset({SessionStatus.RERUNNING}), enters=SessionStatus.READY_PREVIEW, by_holder=True
-    ),
-    CallName.CLOSE_RERUN: CallRule(
-        starts_from=frozenset({SessionStatus.RERUNNING}), enters=SessionStatus.IGNORED, by_holder=True
-    ),
-    CallName.FAIL_RERUN: CallRule(
-        starts_from=frozenset({SessionStatus.RERUNNING}), enters=SessionStatus.FAILED, by_holder=True
-    ),
+    CallName.RENEW: _by_holder(frozenset(LeaseKind)),
+    CallName.RELEASE: _by_holder(frozenset(LeaseKind)),
+    CallName.ASK_AGAIN: _by_holder(RERUNS, enters=SessionStatus.WAITING_USER_REPLY),
+    CallName.PRESENT_PREVIEW: _by_holder(RERUNS, enters=SessionStatus.READY_PREVIEW),
+    CallName.CLOSE_RERUN: _by_holder(RERUNS, enters=SessionStatus.IGNORED),
+    CallName.FAIL_RERUN: _by_holder(RERUNS, enters=SessionStatus.FAILED),
+    CallName.COMPLETE_APPLY: _by_holder(_APPLYING, enters=SessionStatus.APPLIED),
+    CallName.FAIL_APPLY: _by_holder(_APPLYING, enters=SessionStatus.FAILED),
     CallName.APPLY: CallRule(starts_from=frozenset({SessionStatus.READY_PREVIEW}), enters=SessionStatus.APPLIED),
     CallName.IGNORE: CallRule(starts_from=NOT_ENDED, enters=SessionStatus.IGNORED),
     CallName.FAIL: CallRule(starts_from=NOT_ENDED, enters=SessionStatus.FAILED),

@@ -17,10 +17,10 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from sessions.document import COLLECTION
 from sessions.driver import connect, connect_double, disconnect
-from sessions.models import ActiveScheduleSessionSnapshot, RerunClaim
+from sessions.models import ActiveScheduleSessionSnapshot, ApplyClaim, RerunClaim, derive_session_id
 from sessions.mongod import find_mongod, running_mongod
 from sessions.repository import SessionRepository, open_repository
-from sessions.status import SessionStatus
+from sessions.status import CALLS, CallName, LeaseKind, SessionStatus
 
 if TYPE_CHECKING:
     from sessions.driver import Client, Database
@@ -94,6 +94,7 @@ BACKENDS: Final[Mapping[str, Backend]] = {
         name="double",
         gaps={
             "server": "mongomock-motor is no server: neither plans nor commands nor atomicity can be seen on it",
+            "transactions": "mongomock-motor has none",
             "beanie": "Beanie 2 does not start on mongomock-motor" if _BEANIE_2 else "",
         },
     ),
@@ -189,6 +190,19 @@ def stored(database: "Database") -> StoredDocument:
     return read
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyCall:
+    """A call that writes one session, with arguments that let it succeed as things stand."""
+
+    name: CallName
+    session_id: str
+    arguments: Mapping[str, Any]
+
+    async def __call__(self, repository: SessionRepository, **more: Any) -> Any:
+        """Make it."""
+        return await getattr(repository, self.name.value)(**self.arguments, **more)
+
+
 @dataclass(frozen=True, slots=True)
 class SessionMaker:
     """Makes sessions in any status, each by calls that the lifecycle allows; each has a trigger of its own."""
@@ -268,6 +282,62 @@ class SessionMaker:
             reply_id=f"reply-{number}",
             lease=lease,
         )
+
+    async def apply_claim(
+        self,
+        *,
+        user_id: int = 1,
+        conversation_id: str | None = None,
+        expires_at: datetime | None = None,
+        lease: timedelta | None = None,
+    ) -> ApplyClaim:
+        """A claim on a new session whose user has confirmed its preview, held."""
+        session = await self(
+            SessionStatus.READY_PREVIEW, user_id=user_id, conversation_id=conversation_id, expires_at=expires_at
+        )
+        number = session.trigger_id.removeprefix("trigger-")
+        return await self.repository.claim_apply(
+            session.session_id, user_id=user_id, preview_id=f"preview-{number}", lease=lease
+        )
+
+    async def ready(self, name: CallName, *, kind: LeaseKind | None = None) -> ReadyCall:
+        """A call of this name, its session made for it; ``kind`` chooses the lease of a holder's call."""
+        more = _ARGUMENTS.get(name, {})
+        if name in (CallName.CREATE, CallName.GET_OR_CREATE):
+            trigger_id = f"trigger-{next(self._numbers)}"
+            own = {"user_id": 1, "trigger_id": trigger_id, "conversation_id": f"of-{trigger_id}"}
+            return ReadyCall(name=name, session_id=derive_session_id(1, trigger_id), arguments={**own, **more})
+        rule = CALLS[name]
+        if rule.held:
+            kind = kind or next(each for each in LeaseKind if each in rule.held)
+            makers: Mapping[LeaseKind, Callable[[], Awaitable[RerunClaim | ApplyClaim]]] = {
+                LeaseKind.REPLY: self.claim,
+                LeaseKind.REFINEMENT: self.refinement,
+                LeaseKind.APPLY: self.apply_claim,
+            }
+            claim = await makers[kind]()
+            return ReadyCall(name=name, session_id=claim.session.session_id, arguments={"claim": claim, **more})
+        session = await self(next(status for status in SessionStatus if status in rule.starts_from))
+        named = {"session_id": session.session_id, "user_id": 1, **more}
+        if name in (CallName.CLAIM_REFINEMENT, CallName.CLAIM_APPLY, CallName.APPLY):
+            named["preview_id"] = session.current_preview_id
+        if name is CallName.BIND_CONVERSATION:
+            named["conversation_id"] = f"of-{session.trigger_id}"
+        return ReadyCall(name=name, session_id=session.session_id, arguments=named)
+
+
+_ARGUMENTS: Final[Mapping[CallName, Mapping[str, Any]]] = {
+    CallName.CREATE: {"pending_question": "Which lesson?"},
+    CallName.GET_OR_CREATE: {"pending_question": "Which lesson?"},
+    CallName.RECORD_NOTIFICATION: {"notification_id": "notification"},
+    CallName.CLAIM_RERUN: {"reply_id": "reply"},
+    CallName.CLAIM_REFINEMENT: {"reply_id": "reply"},
+    CallName.ASK_AGAIN: {"pending_question": "And which day?"},
+    CallName.PRESENT_PREVIEW: {"preview_id": "fresh-preview"},
+    CallName.FAIL_RERUN: {"reason": "it broke"},
+    CallName.FAIL_APPLY: {"reason": "it broke"},
+    CallName.FAIL: {"reason": "it broke"},
+}
 
 
 @pytest.fixture

@@ -1,8 +1,18 @@
 """The suite uses the fixtures that the library ships; at the end it says how much ran on which backend."""
 
 from collections import Counter
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
+import pytest_asyncio
+
+from sessions import open_repository
+from sessions.driver import connect, disconnect
+
+if TYPE_CHECKING:
+    from sessions.driver import Database
 
 pytest_plugins = ["sessions.testing"]
 
@@ -19,3 +29,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"{backend}: {counted['passed']} ran and passed, {counted['failed']} failed, {counted['skipped']} skipped"
         )
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def shared(mongod_uri: str) -> AsyncIterator["Database"]:
+    """A database on the real server with its indexes, for this process and its workers."""
+    client: Any = connect(mongod_uri)
+    database = client[f"sessions_race_{uuid4().hex[:16]}"]
+    async with open_repository(database, create_indexes=True):
+        yield database
+    await client.drop_database(database.name)
+    await disconnect(client)

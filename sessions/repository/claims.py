@@ -1,37 +1,20 @@
-"""Binding, and the leases: claim, renew, give back; who works on a session, and how long."""
+"""The leases: claim, renew, give back; who works on a session, and how long."""
 
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sessions import inputs, queries
-from sessions.errors import InvalidSessionInput
-from sessions.inputs import UNSET, Unset
-from sessions.models import ActiveScheduleSessionSnapshot, RerunClaim
+from sessions.models import ActiveScheduleSessionSnapshot, ApplyClaim, RerunClaim
 from sessions.queries import Call
 from sessions.repository.engine import Engine
-from sessions.status import CallName, LeaseKind
+from sessions.repository.held import checked_claim
+from sessions.status import CallName
 
-_A_CLAIM: Final = "the RerunClaim that a claim or a renewal returned, unchanged"
+if TYPE_CHECKING:
+    from sessions.driver import ClientSession
 
-
-def checked_claim(claim: object) -> RerunClaim:
-    """A claim that a repository handed out."""
-    if not isinstance(claim, RerunClaim):
-        raise InvalidSessionInput("claim", _A_CLAIM)
-    for name, kind in (("kind", LeaseKind), ("session", ActiveScheduleSessionSnapshot)):
-        if not isinstance(getattr(claim, name), kind):
-            raise InvalidSessionInput("claim", _A_CLAIM)
-    try:
-        inputs.integer("token", claim.token, limit=inputs.IntegerLimit(1))
-        inputs.identifier("operation_id", claim.operation_id)
-        inputs.identifier("reply_id", claim.reply_id)
-        inputs.duration("lease", claim.lease)
-        # model_copy and model_construct make snapshots without checking them.
-        inputs.identifier("session_id", claim.session.session_id)
-        inputs.integer("user_id", claim.session.user_id)
-    except InvalidSessionInput as error:
-        raise InvalidSessionInput("claim", _A_CLAIM) from error
-    return claim
+AnyClaim = TypeVar("AnyClaim", RerunClaim, ApplyClaim)
 
 
 def _claim_of(session: ActiveScheduleSessionSnapshot, lease: timedelta) -> RerunClaim:
@@ -54,77 +37,6 @@ def _claim_of(session: ActiveScheduleSessionSnapshot, lease: timedelta) -> Rerun
 class Claims(Engine):
     """The calls that decide who works on a session."""
 
-    async def bind_conversation(
-        self,
-        session_id: str,
-        conversation_id: str,
-        *,
-        user_id: int,
-        notification_id: str | Unset | None = UNSET,
-        expected_revision: int | None = None,
-    ) -> ActiveScheduleSessionSnapshot:
-        """Give the session its conversation, once; again to the same one changes nothing.
-
-        Args:
-            session_id: 1 to 64 characters.
-            conversation_id: 1 to 128 characters.
-            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
-            notification_id: Recorded in the same write, 1 to 64 characters; None clears it.
-            expected_revision: Refuse where the session has been written since, from 1.
-
-        Returns:
-            The session as it stands.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            SessionNotFound: This user has no such session.
-            InvalidTransition: The session has ended.
-            ConversationBusy: Another session governs the conversation.
-            TransitionConflict: ``already_bound`` to another conversation, or ``revision_changed``.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
-
-        Round trips:
-            One ``findAndModify``; a refusal or a repetition adds a ``find`` or two.
-        """
-        call = Call(
-            name=CallName.BIND_CONVERSATION,
-            session_id=inputs.identifier("session_id", session_id),
-            user_id=inputs.integer("user_id", user_id),
-            conversation_id=inputs.identifier("conversation_id", conversation_id),
-            notification_id=inputs.settable_identifier("notification_id", notification_id),
-            expected_revision=inputs.optional_integer("expected_revision", expected_revision),
-        )
-        return await self._carry_out(call, queries.bind_conversation)
-
-    async def record_notification(
-        self, session_id: str, notification_id: str, *, user_id: int
-    ) -> ActiveScheduleSessionSnapshot:
-        """Note the notification that was sent for the session, in any status; the same one again changes nothing.
-
-        Args:
-            session_id: 1 to 64 characters.
-            notification_id: 1 to 64 characters.
-            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
-
-        Returns:
-            The session as it stands.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            SessionNotFound: This user has no such session.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
-
-        Round trips:
-            One ``findAndModify``; a refusal or a repetition adds a ``find``.
-        """
-        call = Call(
-            name=CallName.RECORD_NOTIFICATION,
-            session_id=inputs.identifier("session_id", session_id),
-            user_id=inputs.integer("user_id", user_id),
-            notification_id=inputs.identifier("notification_id", notification_id),
-        )
-        return await self._carry_out(call, queries.record_notification)
-
     async def claim_rerun(
         self,
         session_id: str,
@@ -134,6 +46,7 @@ class Claims(Engine):
         question_number: int | None = None,
         lease: timedelta | None = None,
         operation_id: str | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> RerunClaim:
         """Take the session for a reply, or take it over from a worker whose ``reply`` lease lapsed.
 
@@ -144,6 +57,7 @@ class Claims(Engine):
             question_number: The question that the sender saw, from 0; None where it is not known.
             lease: How long nobody else may, 1 ms to 7 days; None for the repository's.
             operation_id: The same for each attempt at one call, 1 to 64 characters.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The claim; a replay gets the same one while its lease is current.
@@ -165,7 +79,7 @@ class Claims(Engine):
             question_number=inputs.optional_integer("question_number", question_number),
             **self._claim_arguments(CallName.CLAIM_RERUN, session_id, user_id, reply_id, lease, operation_id),
         )
-        return _claim_of(await self._carry_out(call, queries.claim_rerun), call.lease)
+        return _claim_of(await self._carry_out(call, queries.claim_rerun, client_session), call.lease)
 
     async def claim_refinement(
         self,
@@ -176,6 +90,7 @@ class Claims(Engine):
         reply_id: str,
         lease: timedelta | None = None,
         operation_id: str | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> RerunClaim:
         """Take a ready preview for a change that the user wants; given back, it is ready as before.
 
@@ -186,6 +101,7 @@ class Claims(Engine):
             reply_id: The message, 1 to 128 characters; it drives at most one recorded rerun.
             lease: How long nobody else may, 1 ms to 7 days; None for the repository's.
             operation_id: The same for each attempt at one call, 1 to 64 characters.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The claim; a replay gets the same one while its lease is current.
@@ -208,7 +124,7 @@ class Claims(Engine):
             preview_id=inputs.identifier("preview_id", preview_id),
             **self._claim_arguments(CallName.CLAIM_REFINEMENT, session_id, user_id, reply_id, lease, operation_id),
         )
-        return _claim_of(await self._carry_out(call, queries.claim_refinement), call.lease)
+        return _claim_of(await self._carry_out(call, queries.claim_refinement, client_session), call.lease)
 
     def _claim_arguments(
         self,
@@ -229,11 +145,12 @@ class Claims(Engine):
             "max_attempts": self._max_attempts,
         }
 
-    async def renew(self, claim: RerunClaim) -> RerunClaim:
+    async def renew(self, claim: AnyClaim, *, client_session: "ClientSession | None" = None) -> AnyClaim:
         """Put the lease's expiry off by its length from now; also where it lapsed and nobody took it over.
 
         Args:
             claim: What a claim or a renewal returned.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The claim with its new expiry.
@@ -247,7 +164,7 @@ class Claims(Engine):
         Round trips:
             One ``findAndModify``; a refusal adds a ``find``.
         """
-        held = checked_claim(claim)
+        held = checked_claim(CallName.RENEW, claim)
         call = Call(
             name=CallName.RENEW,
             session_id=held.session.session_id,
@@ -255,23 +172,30 @@ class Claims(Engine):
             claim=held,
             lease=held.lease,
         )
-        return _claim_of(await self._carry_out(call, queries.renew), held.lease)
+        session = await self._carry_out(call, queries.renew, client_session)
+        lease = session.lease
+        # The lease is the holder's: the guard matched it.
+        return replace(claim, session=session, expires_at=claim.expires_at if lease is None else lease.expires_at)
 
     async def release(
         self,
-        claim: RerunClaim,
+        claim: RerunClaim | ApplyClaim,
         *,
         reason: str = "",
         count_attempt: bool = False,
         operation_id: str | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> ActiveScheduleSessionSnapshot:
-        """Give the session back exactly as it was before the claim; the reply counts as not consumed.
+        """Give the session back exactly as it was before the claim; the reply, or the yes, counts as not consumed.
+
+        An apply claim is released only before its write-back began: afterwards nobody could tell what was written.
 
         Args:
             claim: What a claim or a renewal returned.
-            reason: For the history, at most 2,000 characters.
-            count_attempt: Keep the attempt counted, as for a time-out.
+            reason: For the history, at most 2,000 characters; giving back an apply claim makes no entry there.
+            count_attempt: Keep the attempt of a rerun counted, as for a time-out.
             operation_id: The same for each attempt at one call, 1 to 64 characters.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The session as it stands.
@@ -286,7 +210,7 @@ class Claims(Engine):
         Round trips:
             One ``findAndModify``; a refusal or a replay adds a ``find``.
         """
-        held = checked_claim(claim)
+        held = checked_claim(CallName.RELEASE, claim)
         call = Call(
             name=CallName.RELEASE,
             session_id=held.session.session_id,
@@ -296,4 +220,4 @@ class Claims(Engine):
             count_attempt=inputs.flag("count_attempt", count_attempt),
             operation_id=self._operation_id(operation_id),
         )
-        return await self._carry_out(call, queries.release)
+        return await self._carry_out(call, queries.release, client_session)

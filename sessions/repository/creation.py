@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sessions import inputs, queries, reads
-from sessions.driver import DuplicateKey
+from sessions.driver import DuplicateKey, SessionCollection
 from sessions.errors import (
     ConflictReason,
     InvalidSessionInput,
@@ -18,6 +18,9 @@ from sessions.queries import Call
 from sessions.repository.engine import RETRIES, Engine
 from sessions.repository.refusals import entries_of, reference
 from sessions.status import CallName, SessionStatus
+
+if TYPE_CHECKING:
+    from sessions.driver import ClientSession
 
 
 class Creation(Engine):
@@ -38,6 +41,7 @@ class Creation(Engine):
         ignored: bool = False,
         reason: str = "",
         operation_id: str | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> ActiveScheduleSessionSnapshot:
         """Store the session of a trigger; give exactly one of: question or missing info, preview, ``ignored``.
 
@@ -54,6 +58,7 @@ class Creation(Engine):
             ignored: The graph found nothing to do; kept so that the trigger stays idempotent.
             reason: For the history, at most 2,000 characters.
             operation_id: The same for each attempt at one call, 1 to 64 characters; a replay writes nothing.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The session as stored; for a replay as it stands now.
@@ -82,8 +87,7 @@ class Creation(Engine):
             reason=reason,
             operation_id=operation_id,
         )
-        with self._collection.deadline():
-            session, created = await self._insert(call, start)
+        session, created = await self._make(call, start, client_session)
         if not created:
             raise SessionExists(reference(session, session_id=call.session_id, user_id=user_id, at=self._clock.now()))
         return session
@@ -103,6 +107,7 @@ class Creation(Engine):
         ignored: bool = False,
         reason: str = "",
         operation_id: str | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> tuple[ActiveScheduleSessionSnapshot, bool]:
         """Store the session of a trigger, or return the one that it has; the arguments are `create`'s.
 
@@ -132,8 +137,7 @@ class Creation(Engine):
             reason=reason,
             operation_id=operation_id,
         )
-        with self._collection.deadline():
-            return await self._insert(call, start)
+        return await self._make(call, start, client_session)
 
     def _checked_creation(
         self, name: CallName, user_id: int, trigger_id: str, **given: Any
@@ -173,7 +177,28 @@ class Creation(Engine):
         )
         return call, (trigger_id, chosen[0])
 
-    async def _insert(self, call: Call, start: tuple[str, SessionStatus]) -> tuple[ActiveScheduleSessionSnapshot, bool]:
+    async def _make(
+        self, call: Call, start: tuple[str, SessionStatus], client_session: "ClientSession | None"
+    ) -> tuple[ActiveScheduleSessionSnapshot, bool]:
+        collection = self._collection.for_one_call(client_session)
+        if collection.is_within and call.name is CallName.GET_OR_CREATE:
+            # First, since a duplicate key would abort the caller's transaction.
+            found = await self._made_before(collection, call)
+            if found is not None:
+                return found
+        return await self._insert(collection, call, start)
+
+    async def _made_before(
+        self, collection: SessionCollection, call: Call
+    ) -> tuple[ActiveScheduleSessionSnapshot, bool] | None:
+        """The trigger's session, and whether it was this very call that made it."""
+        about = SessionRef(session_id=call.session_id, user_id=call.user_id)
+        raw = await collection.find_one(reads.by_id(call.session_id, call.user_id, with_history=True), about=about)
+        return (to_snapshot(raw), bool(entries_of(call, raw))) if raw is not None else None
+
+    async def _insert(
+        self, collection: SessionCollection, call: Call, start: tuple[str, SessionStatus]
+    ) -> tuple[ActiveScheduleSessionSnapshot, bool]:
         trigger_id, status = start
         about = SessionRef(session_id=call.session_id, user_id=call.user_id)
         number = 1 if status is SessionStatus.WAITING_USER_REPLY else 0
@@ -181,15 +206,17 @@ class Creation(Engine):
             at = self._clock.now()
             document = queries.new_document(call, trigger_id=trigger_id, status=status, question_number=number, at=at)
             try:
-                await self._collection.insert(document, about=about)
+                await collection.insert(document, about=about)
             except DuplicateKey as error:
                 # By _id first: where both indexes refuse, the backends disagree on which one they name.
-                raw = await self._collection.find_one(
-                    reads.by_id(call.session_id, call.user_id, with_history=True), about=about
-                )
-                if raw is not None:
-                    return to_snapshot(raw), bool(entries_of(call, raw))
-                await self._make_way(call, None, error, at)
+                found = await self._made_before(collection.outside(), call)
+                if collection.is_within and (found is not None or error.fields == {"_id"}):
+                    made = found[0] if found is not None else None
+                    exists = reference(made, session_id=call.session_id, user_id=call.user_id, at=at)
+                    raise SessionExists(exists) from error
+                if found is not None:
+                    return found
+                await self._make_way(collection, call, None, error, at)
                 continue
             return to_snapshot(document), True
         raise TransitionConflict(about, reason=ConflictReason.RACED)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from sessions import inputs, queries, reads
@@ -20,9 +20,13 @@ from sessions.errors import (
 )
 from sessions.lapsing import counts_as, has_expired
 from sessions.models import ActiveScheduleSessionSnapshot, to_snapshot
-from sessions.queries import Call, Query, Write
+from sessions.queries import Call, Write
 from sessions.repository.refusals import Exhausted, Lapsed, Refused, Replayed, explain, reference
-from sessions.status import CallName, LeaseKind
+from sessions.status import CallName, LeaseKind, SessionStatus
+from sessions.updates import Query
+
+if TYPE_CHECKING:
+    from sessions.driver import ClientSession
 
 RETRIES: Final = 3
 """How often a call is tried again after what stood in the way was put back, or had gone by itself."""
@@ -39,31 +43,34 @@ class Engine:
         self._lease = lease
         self._max_attempts = max_attempts
 
+    def present_status(self, session: ActiveScheduleSessionSnapshot) -> SessionStatus:
+        """What the status of a session counts as by now: what has lapsed counts as swept. No I/O."""
+        return counts_as(session, self._clock.now())
+
     def _operation_id(self, operation_id: str | None) -> str:
         return uuid4().hex if operation_id is None else inputs.identifier("operation_id", operation_id)
 
-    async def _carry_out(self, call: Call, build: Build) -> ActiveScheduleSessionSnapshot:
-        # One deadline for the whole call, however many round trips its refusal takes.
-        with self._collection.deadline():
-            return await self._try(call, build)
+    async def _carry_out(
+        self, call: Call, build: Build, client_session: "ClientSession | None"
+    ) -> ActiveScheduleSessionSnapshot:
+        # One time limit for the whole call, however many round trips its refusal takes.
+        return await self._try(self._collection.for_one_call(client_session), call, build)
 
-    async def _try(self, call: Call, build: Build) -> ActiveScheduleSessionSnapshot:
+    async def _try(self, collection: SessionCollection, call: Call, build: Build) -> ActiveScheduleSessionSnapshot:
         about = SessionRef(session_id=call.session_id, user_id=call.user_id)
         at = self._clock.now()
         session: ActiveScheduleSessionSnapshot | None = None
         for _ in range(1 + RETRIES):
             at = self._clock.now()
             try:
-                stored = await self._collection.find_one_and_update(build(call, at), about=about)
+                stored = await collection.find_one_and_update(build(call, at), about=about)
             except DuplicateKey as error:
-                session = await self._stored(call)
-                await self._make_way(call, session, error, at)
+                session = await self._stored(collection.outside(), call)
+                await self._make_way(collection, call, session, error, at)
                 continue
             if stored is not None:
                 return to_snapshot(stored)
-            raw = await self._collection.find_one(
-                reads.by_id(call.session_id, call.user_id, with_history=True), about=about
-            )
+            raw = await collection.find_one(reads.by_id(call.session_id, call.user_id, with_history=True), about=about)
             session = to_snapshot(raw) if raw is not None else None
             verdict = explain(call, raw, at)
             match verdict:
@@ -71,72 +78,98 @@ class Engine:
                     return found
                 case Refused(error=refusal, after_governor=after_governor):
                     if after_governor:
-                        await self._refuse_if_busy(call, session, at)
+                        await self._refuse_if_busy(collection, call, session, at)
                     raise refusal
+                case Exhausted() | Lapsed() if collection.is_within:
+                    # Nothing is put back or ended on the way: the caller's transaction holds what he asked for only.
+                    exhausted = isinstance(verdict, Exhausted)
+                    reason = ConflictReason.ATTEMPTS_EXHAUSTED if exhausted else ConflictReason.RACED
+                    about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
+                    raise TransitionConflict(about, reason=reason)
                 case Exhausted(found):
-                    await self._fail_exhausted(call, found, at)
+                    await self._fail_exhausted(collection, call, found, at)
                 case Lapsed(found):
-                    call = await self._put_back_first(call, found, at)
+                    call = await self._put_back_first(collection, call, found, at)
         about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
         raise TransitionConflict(about, reason=ConflictReason.RACED)
 
-    async def _stored(self, call: Call) -> ActiveScheduleSessionSnapshot | None:
-        raw = await self._collection.find_one(reads.by_id(call.session_id, call.user_id))
+    async def _stored(self, collection: SessionCollection, call: Call) -> ActiveScheduleSessionSnapshot | None:
+        raw = await collection.find_one(reads.by_id(call.session_id, call.user_id))
         return to_snapshot(raw) if raw is not None else None
 
-    async def _governor(self, user_id: int, conversation_id: str) -> ActiveScheduleSessionSnapshot | None:
-        raw = await self._collection.find_one(
-            reads.governor(user_id, conversation_id), about=SessionRef(user_id=user_id)
-        )
+    async def _governor(
+        self, collection: SessionCollection, user_id: int, conversation_id: str
+    ) -> ActiveScheduleSessionSnapshot | None:
+        raw = await collection.find_one(reads.governor(user_id, conversation_id), about=SessionRef(user_id=user_id))
         return to_snapshot(raw) if raw is not None else None
 
     async def _make_way(
-        self, call: Call, session: ActiveScheduleSessionSnapshot | None, error: DuplicateKey, at: datetime
+        self,
+        collection: SessionCollection,
+        call: Call,
+        session: ActiveScheduleSessionSnapshot | None,
+        error: DuplicateKey,
+        at: datetime,
     ) -> None:
-        """End or put back the session that occupies the conversation, where it has lapsed; refuse where it has not."""
+        """End or put back the session that occupies the conversation, where it has lapsed; refuse where it has not.
+
+        A duplicate key has aborted the caller's transaction, so there is nothing to be tried again in it, and what
+        explains it is read outside.
+        """
         about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
         if error.fields - {"_id"} and error.fields != GOVERNOR_FIELDS:
             cause = f"a unique index that this library does not declare, on {', '.join(sorted(error.fields))}"
             raise StoreUnavailable(about, outcome=WriteOutcome.NOT_WRITTEN, cause=cause) from error
         conversation_id = call.conversation_id or (session.conversation_id if session is not None else None)
-        governing = await self._governor(call.user_id, conversation_id) if conversation_id is not None else None
-        if governing is None or governing.session_id == call.session_id:
-            return
-        if counts_as(governing, at).intercepts:
-            raise ConversationBusy(about, governing_session_id=governing.session_id)
-        await self._sweep_one(governing, at)
+        governing: ActiveScheduleSessionSnapshot | None = None
+        if conversation_id is not None:
+            governing = await self._governor(collection.outside(), call.user_id, conversation_id)
+        if governing is not None and governing.session_id == call.session_id:
+            governing = None
+        if collection.is_within or (governing is not None and counts_as(governing, at).intercepts):
+            raise ConversationBusy(about, governing_session_id=governing.session_id if governing else None)
+        if governing is not None:
+            await self._sweep_one(collection, governing, at)
 
-    async def _refuse_if_busy(self, call: Call, session: ActiveScheduleSessionSnapshot | None, at: datetime) -> None:
+    async def _refuse_if_busy(
+        self, collection: SessionCollection, call: Call, session: ActiveScheduleSessionSnapshot | None, at: datetime
+    ) -> None:
         if session is None or call.name not in (CallName.BIND_CONVERSATION, CallName.CLAIM_REFINEMENT):
             return
         would_intercept = call.name is CallName.CLAIM_REFINEMENT or counts_as(session, at).intercepts
         conversation_id = call.conversation_id or session.conversation_id
         if not would_intercept or conversation_id is None:
             return
-        governing = await self._governor(call.user_id, conversation_id)
+        governing = await self._governor(collection, call.user_id, conversation_id)
         if governing is None or governing.session_id == call.session_id or not counts_as(governing, at).intercepts:
             return
         about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
         raise ConversationBusy(about, governing_session_id=governing.session_id)
 
-    async def _sweep_one(self, found: ActiveScheduleSessionSnapshot, at: datetime) -> Query | None:
+    async def _sweep_one(
+        self, collection: SessionCollection, found: ActiveScheduleSessionSnapshot, at: datetime
+    ) -> Query | None:
         """End an expired session, or put a lapsed refinement back, guarded by the revision it was read at."""
         write = queries.expire(at) if has_expired(found, at) else queries.put_back(LeaseKind.REFINEMENT, at)
         guarded = queries.narrowed(write, session_id=found.session_id, user_id=found.user_id, revision=found.revision)
         about = SessionRef(session_id=found.session_id, user_id=found.user_id)
-        return await self._collection.find_one_and_update(guarded, about=about)
+        return await collection.find_one_and_update(guarded, about=about)
 
-    async def _put_back_first(self, call: Call, found: ActiveScheduleSessionSnapshot, at: datetime) -> Call:
-        swept = await self._sweep_one(found, at)
+    async def _put_back_first(
+        self, collection: SessionCollection, call: Call, found: ActiveScheduleSessionSnapshot, at: datetime
+    ) -> Call:
+        swept = await self._sweep_one(collection, found, at)
         if swept is not None and call.expected_revision == found.revision:
             # The caller's revision was right; it is this call's own sweep that moved it on.
             return replace(call, expected_revision=swept["revision"])
         return call
 
-    async def _fail_exhausted(self, call: Call, found: ActiveScheduleSessionSnapshot, at: datetime) -> None:
+    async def _fail_exhausted(
+        self, collection: SessionCollection, call: Call, found: ActiveScheduleSessionSnapshot, at: datetime
+    ) -> None:
         """End the session and say why; where somebody else was first, return, so that the call is tried again."""
         about = SessionRef(session_id=call.session_id, user_id=call.user_id)
-        ended = await self._collection.find_one_and_update(
+        ended = await collection.find_one_and_update(
             queries.fail_exhausted_claim(call, at, revision=found.revision), about=about
         )
         if ended is None:

@@ -5,6 +5,7 @@ import binascii
 import json
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from sessions import inputs, reads
 from sessions.errors import InvalidSessionInput, SessionNotFound, SessionRef
@@ -17,10 +18,13 @@ from sessions.models import (
     to_snapshot,
     to_transitions,
 )
-from sessions.queries import Query
 from sessions.reads import Lookup
 from sessions.repository.engine import Engine
 from sessions.status import ALL, SessionStatus
+from sessions.updates import Query
+
+if TYPE_CHECKING:
+    from sessions.driver import ClientSession
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_CURSOR = 512
@@ -60,12 +64,15 @@ def _checked_statuses(statuses: object) -> frozenset[SessionStatus]:
 class Lookups(Engine):
     """The calls that read; they show what is stored."""
 
-    async def route(self, user_id: int, conversation_id: str) -> Route:
+    async def route(
+        self, user_id: int, conversation_id: str, *, client_session: "ClientSession | None" = None
+    ) -> Route:
         """Say what to do with the next chat message of a user in a conversation.
 
         Args:
             user_id: 1 to 2**63 - 1.
             conversation_id: 1 to 128 characters.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             ``free_chat`` where nobody governs, ``resume`` where the message is the awaited reply, ``hold`` while a
@@ -80,7 +87,8 @@ class Lookups(Engine):
         """
         user_id = inputs.integer("user_id", user_id)
         conversation_id = inputs.identifier("conversation_id", conversation_id)
-        return route_of(await self._governor(user_id, conversation_id), self._clock.now())
+        collection = self._collection.for_one_call(client_session)
+        return route_of(await self._governor(collection, user_id, conversation_id), self._clock.now())
 
     async def route_many(self, user_id: int, conversation_ids: Sequence[str]) -> dict[str, Route]:
         """Route several conversations of one user at once.
@@ -118,12 +126,15 @@ class Lookups(Engine):
         at = self._clock.now()
         return {conversation_id: route_of(governing.get(conversation_id), at) for conversation_id in wanted}
 
-    async def get(self, session_id: str, *, user_id: int) -> ActiveScheduleSessionSnapshot:
+    async def get(
+        self, session_id: str, *, user_id: int, client_session: "ClientSession | None" = None
+    ) -> ActiveScheduleSessionSnapshot:
         """Read one session of a user.
 
         Args:
             session_id: 1 to 64 characters.
             user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The session as stored.
@@ -136,14 +147,17 @@ class Lookups(Engine):
         Round trips:
             One ``find``.
         """
-        return to_snapshot(await self._owned(session_id, user_id, with_history=False))
+        return to_snapshot(await self._owned(session_id, user_id, client_session, with_history=False))
 
-    async def history(self, session_id: str, *, user_id: int) -> list[Transition]:
+    async def history(
+        self, session_id: str, *, user_id: int, client_session: "ClientSession | None" = None
+    ) -> list[Transition]:
         """Read the last 32 changes of status and take-overs of a session, the oldest first.
 
         Args:
             session_id: 1 to 64 characters.
             user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The transitions; ``from_status`` of the first one kept is None.
@@ -156,26 +170,35 @@ class Lookups(Engine):
         Round trips:
             One ``find``.
         """
-        return to_transitions(await self._owned(session_id, user_id, with_history=True))
+        return to_transitions(await self._owned(session_id, user_id, client_session, with_history=True))
 
-    async def _owned(self, session_id: str, user_id: int, *, with_history: bool) -> Query:
+    async def _owned(
+        self, session_id: str, user_id: int, client_session: "ClientSession | None", *, with_history: bool
+    ) -> Query:
         session_id, user_id = inputs.identifier("session_id", session_id), inputs.integer("user_id", user_id)
         about = SessionRef(session_id=session_id, user_id=user_id)
-        raw = await self._collection.find_one(reads.by_id(session_id, user_id, with_history=with_history), about=about)
+        lookup = reads.by_id(session_id, user_id, with_history=with_history)
+        raw = await self._collection.for_one_call(client_session).find_one(lookup, about=about)
         if raw is None:
             raise SessionNotFound(about)
         return raw
 
-    async def _first(self, lookup: Lookup, user_id: int) -> ActiveScheduleSessionSnapshot | None:
-        raw = await self._collection.find_one(lookup, about=SessionRef(user_id=user_id))
+    async def _first(
+        self, lookup: Lookup, user_id: int, client_session: "ClientSession | None"
+    ) -> ActiveScheduleSessionSnapshot | None:
+        collection = self._collection.for_one_call(client_session)
+        raw = await collection.find_one(lookup, about=SessionRef(user_id=user_id))
         return to_snapshot(raw) if raw is not None else None
 
-    async def latest(self, user_id: int, conversation_id: str) -> ActiveScheduleSessionSnapshot | None:
+    async def latest(
+        self, user_id: int, conversation_id: str, *, client_session: "ClientSession | None" = None
+    ) -> ActiveScheduleSessionSnapshot | None:
         """Read the session of a conversation that changed last, ended or not.
 
         Args:
             user_id: 1 to 2**63 - 1.
             conversation_id: 1 to 128 characters.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The session, or None where the conversation never had one.
@@ -189,14 +212,17 @@ class Lookups(Engine):
         """
         user_id = inputs.integer("user_id", user_id)
         conversation_id = inputs.identifier("conversation_id", conversation_id)
-        return await self._first(reads.latest(user_id, conversation_id), user_id)
+        return await self._first(reads.latest(user_id, conversation_id), user_id, client_session)
 
-    async def find_by_trigger(self, trigger_id: str, *, user_id: int) -> ActiveScheduleSessionSnapshot | None:
+    async def find_by_trigger(
+        self, trigger_id: str, *, user_id: int, client_session: "ClientSession | None" = None
+    ) -> ActiveScheduleSessionSnapshot | None:
         """Read the session that a trigger made.
 
         Args:
             trigger_id: 1 to 64 characters.
             user_id: The owner, 1 to 2**63 - 1.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The session, or None where the trigger has none.
@@ -209,14 +235,17 @@ class Lookups(Engine):
             One ``find``.
         """
         trigger_id, user_id = inputs.identifier("trigger_id", trigger_id), inputs.integer("user_id", user_id)
-        return await self._first(reads.by_trigger(user_id, trigger_id), user_id)
+        return await self._first(reads.by_trigger(user_id, trigger_id), user_id, client_session)
 
-    async def find_by_preview(self, preview_id: str, *, user_id: int) -> ActiveScheduleSessionSnapshot | None:
+    async def find_by_preview(
+        self, preview_id: str, *, user_id: int, client_session: "ClientSession | None" = None
+    ) -> ActiveScheduleSessionSnapshot | None:
         """Read the session whose current preview this is.
 
         Args:
             preview_id: 1 to 64 characters.
             user_id: The owner, 1 to 2**63 - 1.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The session, or None where no session holds the preview any more.
@@ -229,7 +258,7 @@ class Lookups(Engine):
             One ``find``.
         """
         preview_id, user_id = inputs.identifier("preview_id", preview_id), inputs.integer("user_id", user_id)
-        return await self._first(reads.by_preview(user_id, preview_id), user_id)
+        return await self._first(reads.by_preview(user_id, preview_id), user_id, client_session)
 
     async def list_sessions(
         self,

@@ -11,10 +11,13 @@ from sessions.document import INDEXES, ROUTING_INDEX
 from sessions.driver import DuplicateKey, SessionCollection
 from sessions.errors import IndexesMissing, InvalidSessionInput
 from sessions.index_comparison import differences
+from sessions.repository.applying import Applying
+from sessions.repository.binding import Binding
 from sessions.repository.claims import Claims
 from sessions.repository.creation import Creation
+from sessions.repository.endings import Endings
 from sessions.repository.lookups import Lookups
-from sessions.repository.outcomes import Endings, Outcomes
+from sessions.repository.outcomes import Outcomes
 from sessions.repository.sweeps import Sweeps
 
 if TYPE_CHECKING:
@@ -23,10 +26,15 @@ if TYPE_CHECKING:
 DEFAULT_LEASE: Final = timedelta(seconds=60)
 
 
-class SessionRepository(Creation, Lookups, Claims, Outcomes, Endings, Sweeps):
+class SessionRepository(Creation, Lookups, Binding, Claims, Outcomes, Applying, Endings, Sweeps):
     """The sessions of one database; `open_repository` makes it.
 
     Every status change that succeeds is one atomic write; every refusal is a typed error that says why.
+
+    With ``client_session``, a session of the driver, a call joins the transaction that its caller has begun there, and
+    takes effect with it. The driver's own errors then pass through, so that its ``with_transaction`` sees their labels
+    and begins anew; what has lapsed and stands in the way is neither put back nor ended: the call is refused. A busy
+    conversation, or a trigger that has its session already, aborts the transaction.
     """
 
     async def close(self) -> None:

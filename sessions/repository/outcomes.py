@@ -1,17 +1,20 @@
-"""What a rerun came to, recorded by the holder of its claim; and the endings that anybody may ask for."""
+"""What a rerun came to, recorded by the holder of its claim."""
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sessions import inputs, queries
 from sessions.errors import InvalidSessionInput
 from sessions.inputs import UNSET, Unset
 from sessions.models import ActiveScheduleSessionSnapshot, RerunClaim
 from sessions.queries import Call
-from sessions.repository.claims import checked_claim
 from sessions.repository.engine import Engine
+from sessions.repository.held import checked_claim
 from sessions.status import CallName
+
+if TYPE_CHECKING:
+    from sessions.driver import ClientSession
 
 
 class Outcomes(Engine):
@@ -29,6 +32,7 @@ class Outcomes(Engine):
         candidate_id: str | Unset | None = UNSET,
         expires_at: datetime | Unset | None = UNSET,
         operation_id: str | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> ActiveScheduleSessionSnapshot:
         """Record that the graph asks its user once more.
 
@@ -39,6 +43,7 @@ class Outcomes(Engine):
             candidate_id: 1 to 64 characters; None clears it.
             expires_at: An aware moment still ahead; None clears it. Left out, it stays unless it has passed.
             operation_id: The same for each attempt at one call, 1 to 64 characters; a replay writes nothing.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The session as it stands, its question number one higher.
@@ -58,7 +63,9 @@ class Outcomes(Engine):
         if not question and not missing:
             raise InvalidSessionInput("pending_question", "a question, unless missing_info says what is missing")
         changes = {"state.pending_question": question, "state.missing_info": list(missing)}
-        return await self._record(CallName.ASK_AGAIN, claim, operation_id, changes, candidate_id, expires_at)
+        return await self._record(
+            CallName.ASK_AGAIN, claim, operation_id, changes, candidate_id, expires_at, client_session
+        )
 
     async def present_preview(
         self,
@@ -68,6 +75,7 @@ class Outcomes(Engine):
         candidate_id: str | Unset | None = UNSET,
         expires_at: datetime | Unset | None = UNSET,
         operation_id: str | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> ActiveScheduleSessionSnapshot:
         """Record that a preview can be shown; chat is free from now on.
 
@@ -77,6 +85,7 @@ class Outcomes(Engine):
             candidate_id: 1 to 64 characters; None clears it.
             expires_at: An aware moment still ahead; None clears it. Left out, it stays unless it has passed.
             operation_id: The same for each attempt at one call, 1 to 64 characters; a replay writes nothing.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The session as it stands.
@@ -92,13 +101,20 @@ class Outcomes(Engine):
             One ``findAndModify``; a refusal or a replay adds a ``find``.
         """
         preview_id = inputs.identifier("preview_id", preview_id)
-        if preview_id == checked_claim(claim).session.current_preview_id:
+        if preview_id == checked_claim(CallName.PRESENT_PREVIEW, claim).session.current_preview_id:
             raise InvalidSessionInput("preview_id", "another id than the current preview's: a changed preview is new")
         changes = {"current_preview_id": preview_id}
-        return await self._record(CallName.PRESENT_PREVIEW, claim, operation_id, changes, candidate_id, expires_at)
+        return await self._record(
+            CallName.PRESENT_PREVIEW, claim, operation_id, changes, candidate_id, expires_at, client_session
+        )
 
     async def close_rerun(
-        self, claim: RerunClaim, *, reason: str = "", operation_id: str | None = None
+        self,
+        claim: RerunClaim,
+        *,
+        reason: str = "",
+        operation_id: str | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> ActiveScheduleSessionSnapshot:
         """Record that there is nothing to do any more: the session ends ``ignored``.
 
@@ -106,6 +122,7 @@ class Outcomes(Engine):
             claim: What a claim or a renewal returned.
             reason: For the history, at most 2,000 characters.
             operation_id: The same for each attempt at one call, 1 to 64 characters; a replay writes nothing.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The session as it stands.
@@ -121,10 +138,17 @@ class Outcomes(Engine):
             One ``findAndModify``; a refusal or a replay adds a ``find``.
         """
         said = inputs.text("reason", reason)
-        return await self._record(CallName.CLOSE_RERUN, claim, operation_id, {}, UNSET, UNSET, reason=said)
+        return await self._record(
+            CallName.CLOSE_RERUN, claim, operation_id, {}, UNSET, UNSET, client_session, reason=said
+        )
 
     async def fail_rerun(
-        self, claim: RerunClaim, *, reason: str, operation_id: str | None = None
+        self,
+        claim: RerunClaim,
+        *,
+        reason: str,
+        operation_id: str | None = None,
+        client_session: "ClientSession | None" = None,
     ) -> ActiveScheduleSessionSnapshot:
         """Record that the rerun cannot go on: the session ends ``failed``.
 
@@ -132,6 +156,7 @@ class Outcomes(Engine):
             claim: What a claim or a renewal returned.
             reason: Why, 1 to 2,000 characters.
             operation_id: The same for each attempt at one call, 1 to 64 characters; a replay writes nothing.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
 
         Returns:
             The session as it stands.
@@ -148,7 +173,9 @@ class Outcomes(Engine):
         """
         said = inputs.required_text("reason", reason)
         changes = {"state.failed_reason": said}
-        return await self._record(CallName.FAIL_RERUN, claim, operation_id, changes, UNSET, UNSET, reason=said)
+        return await self._record(
+            CallName.FAIL_RERUN, claim, operation_id, changes, UNSET, UNSET, client_session, reason=said
+        )
 
     async def _record(
         self,
@@ -158,10 +185,11 @@ class Outcomes(Engine):
         changes: dict[str, Any],
         candidate_id: str | Unset | None,
         expires_at: datetime | Unset | None,
+        client_session: "ClientSession | None",
         *,
         reason: str = "",
     ) -> ActiveScheduleSessionSnapshot:
-        held = checked_claim(claim)
+        held = checked_claim(name, claim)
         now = self._clock.now()
         if candidate_id is not UNSET:
             changes["state.last_candidate_id"] = inputs.optional_identifier("candidate_id", candidate_id)
@@ -182,140 +210,4 @@ class Outcomes(Engine):
             reason=reason,
             changes=changes,
         )
-        return await self._carry_out(call, queries.outcome)
-
-
-class Endings(Engine):
-    """The endings that need no claim."""
-
-    async def apply(
-        self,
-        session_id: str,
-        *,
-        user_id: int,
-        preview_id: str,
-        expected_revision: int | None = None,
-        operation_id: str | None = None,
-    ) -> ActiveScheduleSessionSnapshot:
-        """End the session as ``applied``: the user confirmed this preview.
-
-        Args:
-            session_id: 1 to 64 characters.
-            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
-            preview_id: The preview that the user saw, 1 to 64 characters.
-            expected_revision: Refuse where the session has been written since, from 1.
-            operation_id: The same for each attempt at one call, 1 to 64 characters; a replay writes nothing.
-
-        Returns:
-            The session as it stands, for a replay too.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            SessionNotFound: This user has no such session.
-            StalePreview: Another preview is offered, or none.
-            InvalidTransition: No preview is ready.
-            TransitionConflict: Somebody was first; ``reason`` says how.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
-
-        Round trips:
-            One ``findAndModify``; a refusal or a replay adds a ``find``.
-        """
-        call = Call(
-            name=CallName.APPLY,
-            session_id=inputs.identifier("session_id", session_id),
-            user_id=inputs.integer("user_id", user_id),
-            preview_id=inputs.identifier("preview_id", preview_id),
-            expected_revision=inputs.optional_integer("expected_revision", expected_revision),
-            operation_id=self._operation_id(operation_id),
-        )
-        return await self._carry_out(call, queries.apply)
-
-    async def ignore(
-        self,
-        session_id: str,
-        *,
-        user_id: int,
-        reason: str = "",
-        expected_revision: int | None = None,
-        operation_id: str | None = None,
-    ) -> ActiveScheduleSessionSnapshot:
-        """End the session as ``ignored``, from any status that has not ended; a worker on it loses its lease.
-
-        Args:
-            session_id: 1 to 64 characters.
-            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
-            reason: For the history, at most 2,000 characters.
-            expected_revision: Refuse where the session has been written since, from 1.
-            operation_id: The same for each attempt at one call, 1 to 64 characters; a replay writes nothing.
-
-        Returns:
-            The session as it stands, for a replay too.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            SessionNotFound: This user has no such session.
-            InvalidTransition: The session has ended.
-            TransitionConflict: Somebody was first; ``reason`` says how.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
-
-        Round trips:
-            One ``findAndModify``; a refusal or a replay adds a ``find``.
-        """
-        said = inputs.text("reason", reason)
-        return await self._end(CallName.IGNORE, session_id, user_id, expected_revision, operation_id, said, {})
-
-    async def fail(
-        self,
-        session_id: str,
-        *,
-        user_id: int,
-        reason: str,
-        expected_revision: int | None = None,
-        operation_id: str | None = None,
-    ) -> ActiveScheduleSessionSnapshot:
-        """End the session as ``failed``, from any status that has not ended; a worker on it loses its lease.
-
-        Args:
-            session_id: 1 to 64 characters.
-            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
-            reason: Why, 1 to 2,000 characters.
-            expected_revision: Refuse where the session has been written since, from 1.
-            operation_id: The same for each attempt at one call, 1 to 64 characters; a replay writes nothing.
-
-        Returns:
-            The session as it stands, for a replay too.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            SessionNotFound: This user has no such session.
-            InvalidTransition: The session has ended.
-            TransitionConflict: Somebody was first; ``reason`` says how.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
-
-        Round trips:
-            One ``findAndModify``; a refusal or a replay adds a ``find``.
-        """
-        said = inputs.required_text("reason", reason)
-        changes = {"state.failed_reason": said}
-        return await self._end(CallName.FAIL, session_id, user_id, expected_revision, operation_id, said, changes)
-
-    async def _end(
-        self,
-        name: CallName,
-        session_id: str,
-        user_id: int,
-        expected_revision: int | None,
-        operation_id: str | None,
-        reason: str,
-        changes: dict[str, Any],
-    ) -> ActiveScheduleSessionSnapshot:
-        call = Call(
-            name=name,
-            session_id=inputs.identifier("session_id", session_id),
-            user_id=inputs.integer("user_id", user_id),
-            expected_revision=inputs.optional_integer("expected_revision", expected_revision),
-            operation_id=self._operation_id(operation_id),
-            reason=reason,
-            changes=changes,
-        )
-        return await self._carry_out(call, queries.end)
+        return await self._carry_out(call, queries.outcome, client_session)

@@ -16,8 +16,9 @@ from sessions.errors import (
     StaleReply,
     TransitionConflict,
 )
+from sessions.inputs import to_millisecond
 from sessions.lapsing import counts_as, has_lapsed_lease, has_live_lease, question_stands
-from sessions.models import ActiveScheduleSessionSnapshot, RerunClaim, to_snapshot
+from sessions.models import ActiveScheduleSessionSnapshot, Claim, to_snapshot
 from sessions.queries import Call
 from sessions.status import ALL, CALLS, LEASES, CallName, LeaseKind, SessionStatus
 
@@ -74,13 +75,24 @@ def reference(
     )
 
 
-def _holds(session: ActiveScheduleSessionSnapshot, claim: RerunClaim) -> bool:
+def _holds(session: ActiveScheduleSessionSnapshot, claim: Claim) -> bool:
     return (
         session.lease is not None
         and session.lease.operation_id == claim.operation_id
         and session.fencing_token == claim.token
         and session.status is LEASES[claim.kind].held_in
     )
+
+
+def _replay_of_applying(call: Call, session: ActiveScheduleSessionSnapshot) -> bool:
+    """Whether a call that leaves no entry in the history has done its work: its traces are the lease and the token."""
+    if call.name is CallName.CLAIM_APPLY:
+        lease = session.lease
+        return lease is not None and lease.kind is LeaseKind.APPLY and lease.operation_id == call.operation_id
+    if call.name is CallName.RELEASE and call.claim is not None and call.claim.kind is LeaseKind.APPLY:
+        given_back = session.lease is None and session.status is LEASES[LeaseKind.APPLY].given_back_to
+        return given_back and session.fencing_token == call.claim.token
+    return False
 
 
 def entries_of(call: Call, raw: dict[str, Any]) -> list[dict[str, Any]]:
@@ -92,15 +104,26 @@ def entries_of(call: Call, raw: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _is_renewed(call: Call, session: ActiveScheduleSessionSnapshot, at: datetime) -> bool:
+    """Whether the holder's lease lasts as long as he asks for: an earlier try of his was carried out."""
+    if call.name is not CallName.RENEW or call.claim is None or not _holds(session, call.claim):
+        return False
+    return session.lease is not None and session.lease.expires_at >= to_millisecond(at + call.lease)
+
+
 def _replay(
-    call: Call, raw: dict[str, Any], session: ActiveScheduleSessionSnapshot, about: SessionRef
+    call: Call, raw: dict[str, Any], session: ActiveScheduleSessionSnapshot, about: SessionRef, at: datetime
 ) -> Verdict | None:
+    if _is_renewed(call, session, at):
+        return Replayed(session)
     if call.name is CallName.BIND_CONVERSATION and session.conversation_id == call.conversation_id:
         return Replayed(session)
     if call.name is CallName.RECORD_NOTIFICATION and session.state.last_notification_id == call.notification_id:
         return Replayed(session)
     if call.operation_id is None:
         return None
+    if _replay_of_applying(call, session):
+        return Replayed(session)
     mine = entries_of(call, raw)
     if not mine:
         return None
@@ -134,12 +157,20 @@ def _wrong_status(
     if rule.is_claim and has_live_lease(session, at):
         yield TransitionConflict(about, reason=ConflictReason.IN_PROGRESS)
     is_ending = rule.enters is not None and not rule.is_claim and not rule.by_holder
-    if session.lease is not None and session.lease.kind is LeaseKind.APPLY and (is_ending or rule.is_claim):
+    is_applying = session.lease is not None and session.lease.kind is LeaseKind.APPLY
+    if is_applying and (is_ending or rule.is_claim) and rule.takes_over is not LeaseKind.APPLY:
         yield TransitionConflict(about, reason=ConflictReason.APPLYING)
-    taken_over = rule.takes_over and status is SessionStatus.RERUNNING
+    taken_over = rule.takes_over is not None and status is LEASES[rule.takes_over].held_in
     if status not in rule.starts_from and not taken_over and not rule.by_holder:
         starts_from = tuple(start for start in ALL if start in rule.starts_from)
         yield InvalidTransition(about, call=call.name, starts_from=starts_from)
+
+
+def _attempts(call: Call, session: ActiveScheduleSessionSnapshot) -> int:
+    """How often what the claim asks for was begun without an outcome."""
+    if call.name is not CallName.CLAIM_APPLY:
+        return session.attempts
+    return session.lease.attempt or 0 if session.lease is not None else 0
 
 
 def _conflict(call: Call, raw: dict[str, Any], session: ActiveScheduleSessionSnapshot) -> ConflictReason | None:
@@ -147,7 +178,7 @@ def _conflict(call: Call, raw: dict[str, Any], session: ActiveScheduleSessionSna
         return ConflictReason.REVISION_CHANGED
     if call.name is CallName.BIND_CONVERSATION and session.conversation_id is not None:
         return ConflictReason.ALREADY_BOUND
-    if CALLS[call.name].is_claim and session.attempts >= call.max_attempts:
+    if CALLS[call.name].is_claim and _attempts(call, session) >= call.max_attempts:
         return ConflictReason.ATTEMPTS_EXHAUSTED
     seen = {entry["operation_id"] for entry in raw.get("history", [])}
     seen.add(session.lease.operation_id if session.lease is not None else None)
@@ -162,7 +193,7 @@ def explain(call: Call, raw: dict[str, Any] | None, at: datetime) -> Verdict:
         return Refused(SessionNotFound(SessionRef(session_id=call.session_id, user_id=call.user_id)))
     session = to_snapshot(raw)
     about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
-    if (replay := _replay(call, raw, session, about)) is not None:
+    if (replay := _replay(call, raw, session, about, at)) is not None:
         return replay
     if call.claim is not None and not _holds(session, call.claim):
         return Refused(LeaseLost(about))
@@ -170,7 +201,7 @@ def explain(call: Call, raw: dict[str, Any] | None, at: datetime) -> Verdict:
     if refusals:
         return Refused(refusals[0])
     reason = _conflict(call, raw, session)
-    if reason is ConflictReason.ATTEMPTS_EXHAUSTED and call.name is CallName.CLAIM_RERUN:
+    if reason is ConflictReason.ATTEMPTS_EXHAUSTED and CALLS[call.name].takes_over is not None:
         return Exhausted(session)
     if reason is not None:
         return Refused(TransitionConflict(about, reason=reason), after_governor=True)

@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from sessions import InvalidSessionInput, RerunClaim, SessionNotFound, SessionRepository, SessionStatus, open_repository
+from sessions import (
+    ApplyClaim,
+    InvalidSessionInput,
+    RerunClaim,
+    SessionNotFound,
+    SessionRepository,
+    SessionStatus,
+    open_repository,
+)
 from sessions.document import COLLECTION
+from sessions.status import CALLS, LeaseKind
 from sessions.testing import MovedClock, SessionMaker, StoredDocument
 
 if TYPE_CHECKING:
@@ -28,6 +37,7 @@ class World:
     ready: str
     preview_id: str
     claim: RerunClaim
+    confirmed: ApplyClaim
     unique: str
 
     @classmethod
@@ -37,7 +47,12 @@ class World:
         ready = await make_session(SessionStatus.READY_PREVIEW)
         assert ready.current_preview_id is not None
         return cls(
-            asked.session_id, ready.session_id, ready.current_preview_id, await make_session.claim(), asked.trigger_id
+            asked=asked.session_id,
+            ready=ready.session_id,
+            preview_id=ready.current_preview_id,
+            claim=await make_session.claim(),
+            confirmed=await make_session.apply_claim(),
+            unique=asked.trigger_id,
         )
 
 
@@ -98,6 +113,13 @@ VALID: Final[Mapping[str, Callable[[World], dict[str, Any]]]] = {
     "record_notification": lambda world: {"session_id": world.asked, "notification_id": "n", "user_id": 1},
     "claim_rerun": lambda world: _claiming(session_id=world.asked, question_number=1),
     "claim_refinement": lambda world: _claiming(session_id=world.ready, preview_id=world.preview_id),
+    "claim_apply": lambda world: {
+        "session_id": world.ready,
+        "user_id": 1,
+        "preview_id": world.preview_id,
+        "lease": timedelta(seconds=5),
+        "operation_id": "claims",
+    },
     "renew": lambda world: {"claim": world.claim},
     "release": lambda world: _outcome(world, reason="because", count_attempt=False),
     "ask_again": lambda world: _outcome(
@@ -106,11 +128,14 @@ VALID: Final[Mapping[str, Callable[[World], dict[str, Any]]]] = {
     "present_preview": lambda world: _outcome(world, preview_id="new", candidate_id="c", expires_at=LATER),
     "close_rerun": lambda world: _outcome(world, reason="because"),
     "fail_rerun": lambda world: _outcome(world, reason="because"),
+    "complete_apply": lambda world: {"claim": world.confirmed, "operation_id": "records"},
+    "fail_apply": lambda world: {"claim": world.confirmed, "operation_id": "records", "reason": "because"},
     "apply": lambda world: _ending(world, preview_id=world.preview_id),
     "ignore": lambda world: _ending(world, reason="because"),
     "fail": lambda world: _ending(world, reason="because"),
     "expire_due": lambda _: {"limit": 10},
     "recover_stalled": lambda _: {"limit": 10},
+    "interrupted_applies": lambda _: {"limit": 10},
     "purge": lambda _: {"ended_before": START, "limit": 10},
     "count_by_status": lambda _: {},
 }
@@ -236,6 +261,13 @@ BAD: Final[Mapping[str, Kinds]] = {
         "an operator document": {"token": {"$gte": 0}},
         "a tuple": ("reply", 1),
     },
+    "client_session": {
+        "an id": "session",
+        "a bool": True,
+        "False": False,
+        "an operator document": {"$ne": None},
+        "a type": type,
+    },
     "conversation_ids": {
         "a string": "c",
         "bytes": b"c",
@@ -305,6 +337,7 @@ PARTICULAR: Final[tuple[tuple[str, dict[str, Any], str], ...]] = (
     ("fail", {"reason": ""}, "reason"),
     ("fail", {"reason": " \n"}, "reason"),
     ("fail_rerun", {"reason": ""}, "reason"),
+    ("fail_apply", {"reason": "\t"}, "reason"),
     ("list_sessions", {"limit": 1_001}, "limit"),
 )
 
@@ -313,6 +346,11 @@ METHODS: Final = {
     for name, method in inspect.getmembers(SessionRepository, inspect.iscoroutinefunction)
     if not name.startswith("_") and name != "close"
 }
+
+
+def _valid(method: str, world: World) -> dict[str, Any]:
+    joins = "client_session" in inspect.signature(METHODS[method]).parameters
+    return {**VALID[method](world), **({"client_session": None} if joins else {})}
 
 
 def _bad_values(method: str, argument: str) -> Kinds:
@@ -338,7 +376,7 @@ def test_every_argument_of_every_public_method_has_its_bad_values() -> None:
 async def test_the_valid_arguments_are_valid(repository: SessionRepository, make_session: SessionMaker) -> None:
     """What the bad values replace one by one is accepted as a whole."""
     for name, method in METHODS.items():
-        valid = VALID[name](await World.of(make_session))
+        valid = _valid(name, await World.of(make_session))
         assert valid.keys() == inspect.signature(method).parameters.keys() - {"self"}
         await getattr(repository, name)(**valid)
 
@@ -351,7 +389,7 @@ async def test_each_bad_value_is_refused_by_name_and_nothing_changes(
     before = await _everything(database)
     wrong = []
     for name in METHODS:
-        valid = VALID[name](world)
+        valid = _valid(name, world)
         bad = [
             (argument, {argument: value}, kind)
             for argument in valid
@@ -390,30 +428,31 @@ FORGED: Final[tuple[dict[str, Any], ...]] = (
     {"reply_id": {"$each": []}},
     {"reply_id": "x" * 129},
     {"kind": "other"},
+    {"kind": LeaseKind.APPLY},
     {"lease": 60},
     {"session": None},
 )
 
 
-async def test_a_forged_claim_smuggles_nothing_in(
-    repository: SessionRepository, make_session: SessionMaker, stored: StoredDocument
-) -> None:
-    """A claim that was rebuilt from foreign data is checked like any other argument."""
-    claim = await make_session.claim()
-    before = await stored(claim.session.session_id)
-    more = {
-        "renew": {},
-        "release": {},
-        "ask_again": {"pending_question": "And?"},
-        "present_preview": {"preview_id": "new"},
-        "close_rerun": {},
-        "fail_rerun": {"reason": "it broke"},
-    }
-    within = ({"user_id": {"$gte": 1}}, {"user_id": True}, {"session_id": {"$ne": None}}, {"session_id": ["x"]})
-    unchecked = [{"session": claim.session.model_copy(update=update)} for update in within]
+BY_HOLDER: Final[Mapping[str, dict[str, Any]]] = {
+    "renew": {},
+    "release": {},
+    "ask_again": {"pending_question": "And?"},
+    "present_preview": {"preview_id": "new"},
+    "close_rerun": {},
+    "fail_rerun": {"reason": "it broke"},
+    "complete_apply": {},
+    "fail_apply": {"reason": "it broke"},
+}
+
+
+async def _refused_claims(
+    repository: SessionRepository, claim: RerunClaim | ApplyClaim, forgeries: tuple[dict[str, Any], ...]
+) -> list[str]:
+    """What went wrong where each holder's call was given each forgery of a claim."""
     wrong = []
-    for name, arguments in more.items():
-        for forged in (*FORGED, *unchecked):
+    for name, arguments in BY_HOLDER.items():
+        for forged in forgeries:
             try:
                 await getattr(repository, name)(replace(claim, **forged), **arguments)
             except InvalidSessionInput as error:
@@ -423,8 +462,40 @@ async def test_a_forged_claim_smuggles_nothing_in(
                 wrong.append(f"{name}, {forged}: {error!r}")
             else:
                 wrong.append(f"{name}, {forged}: passed")
-    assert wrong == []
-    assert await stored(claim.session.session_id) == before
+    return wrong
+
+
+async def test_a_forged_claim_smuggles_nothing_in(
+    repository: SessionRepository, make_session: SessionMaker, stored: StoredDocument
+) -> None:
+    """A claim that was rebuilt from foreign data is checked like any other argument."""
+    assert BY_HOLDER.keys() == {name.value for name, rule in CALLS.items() if rule.by_holder}
+    within = ({"user_id": {"$gte": 1}}, {"user_id": True}, {"session_id": {"$ne": None}}, {"session_id": ["x"]})
+    for claim in (await make_session.claim(), await make_session.apply_claim()):
+        before = await stored(claim.session.session_id)
+        unchecked = tuple({"session": claim.session.model_copy(update=update)} for update in within)
+        forgeries = [
+            forged
+            for forged in (*FORGED, *unchecked)
+            if "reply_id" not in forged or isinstance(claim, RerunClaim)
+            if forged.get("kind") is not claim.kind
+        ]
+        assert await _refused_claims(repository, claim, tuple(forgeries)) == []
+        assert await stored(claim.session.session_id) == before
+
+
+async def test_a_claim_of_another_kind_is_no_claim(
+    repository: SessionRepository, make_session: SessionMaker, stored: StoredDocument
+) -> None:
+    """A rerun's claim records no write-back, and a write-back's claim no rerun."""
+    for claim in (await make_session.claim(), await make_session.refinement(), await make_session.apply_claim()):
+        before = await stored(claim.session.session_id)
+        for name, rule in CALLS.items():
+            if rule.by_holder and claim.kind not in rule.held:
+                with pytest.raises(InvalidSessionInput) as refusal:
+                    await getattr(repository, name)(claim, **BY_HOLDER[name])
+                assert refusal.value.argument == "claim"
+        assert await stored(claim.session.session_id) == before
 
 
 @pytest.mark.parametrize(

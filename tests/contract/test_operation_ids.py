@@ -7,6 +7,7 @@ import pytest
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
+    ApplyClaim,
     ConflictReason,
     LeaseLost,
     RerunClaim,
@@ -19,6 +20,7 @@ from sessions.status import CallName
 from sessions.testing import MovedClock, SessionMaker, StoredDocument
 
 Ending = Callable[[SessionRepository, ActiveScheduleSessionSnapshot, str], Awaitable[ActiveScheduleSessionSnapshot]]
+OutcomeOfAnApply = Callable[[SessionRepository, ApplyClaim, str], Awaitable[ActiveScheduleSessionSnapshot]]
 Outcome = Callable[[SessionRepository, RerunClaim, str], Awaitable[ActiveScheduleSessionSnapshot]]
 
 ENDINGS: dict[CallName, Ending] = {
@@ -27,6 +29,10 @@ ENDINGS: dict[CallName, Ending] = {
     ),
     CallName.IGNORE: lambda r, s, op: r.ignore(s.session_id, user_id=1, operation_id=op),
     CallName.FAIL: lambda r, s, op: r.fail(s.session_id, user_id=1, reason="broken", operation_id=op),
+}
+OUTCOMES_OF_AN_APPLY: dict[CallName, OutcomeOfAnApply] = {
+    CallName.COMPLETE_APPLY: lambda r, c, op: r.complete_apply(c, operation_id=op),
+    CallName.FAIL_APPLY: lambda r, c, op: r.fail_apply(c, reason="broken", operation_id=op),
 }
 OUTCOMES: dict[CallName, Outcome] = {
     CallName.RELEASE: lambda r, c, op: r.release(c, operation_id=op),
@@ -60,6 +66,23 @@ async def test_an_outcome_is_replayed_not_lost(
     assert await OUTCOMES[call](repository, claim, "op") == first
     with pytest.raises(LeaseLost):
         await OUTCOMES[call](repository, claim, "other")
+    assert await stored(first.session_id) == before
+
+
+@pytest.mark.parametrize("call", list(OUTCOMES_OF_AN_APPLY))
+async def test_an_outcome_of_a_write_back_is_replayed_not_lost(
+    repository: SessionRepository, make_session: SessionMaker, stored: StoredDocument, call: CallName
+) -> None:
+    """The retry of what a write-back came to writes nothing; the claim's own id is another call's."""
+    claim = await make_session.apply_claim()
+    with pytest.raises(TransitionConflict) as refusal:
+        await OUTCOMES_OF_AN_APPLY[call](repository, claim, claim.operation_id)
+    assert refusal.value.reason is ConflictReason.OPERATION_ID_REUSED
+    first = await OUTCOMES_OF_AN_APPLY[call](repository, claim, "op")
+    before = await stored(first.session_id)
+    assert await OUTCOMES_OF_AN_APPLY[call](repository, claim, "op") == first
+    with pytest.raises(LeaseLost):
+        await OUTCOMES_OF_AN_APPLY[call](repository, claim, "other")
     assert await stored(first.session_id) == before
 
 

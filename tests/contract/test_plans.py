@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import pytest_asyncio
 
-from sessions import RerunClaim, SessionRepository, SessionStatus, reads
+from sessions import ApplyClaim, RerunClaim, SessionRepository, SessionStatus, reads
 from sessions.document import COLLECTION
 from sessions.reads import Lookup
 from sessions.status import ALL, ENDED, CallName
@@ -54,6 +54,7 @@ async def crowded(repository: SessionRepository, database: "Database", make_sess
     await make_session(conversation_id="c", expires_at=START + timedelta(days=1))
     await make_session.claim(conversation_id="claimed")
     await make_session.refinement(conversation_id="refined")
+    await make_session.apply_claim()
     await make_session(SessionStatus.READY_PREVIEW, expires_at=START + timedelta(days=1))
     return database
 
@@ -126,7 +127,7 @@ async def test_a_page_needs_no_sort(crowded: "Database", statuses: frozenset[Ses
 async def test_each_sweep_uses_an_index(crowded: "Database") -> None:
     """Upkeep reads what is due, never the whole collection."""
     at = START + timedelta(days=2)
-    for lookup in (reads.due(at, limit=100), reads.stalled(at, limit=100)):
+    for lookup in (reads.due(at, limit=100), reads.stalled(at, limit=100), reads.interrupted(at, limit=100)):
         stages, keys, documents = await _explained(crowded, lookup)
         assert stages.isdisjoint({"SORT", "COLLSCAN"}), stages
         assert 1 <= documents <= 10
@@ -164,6 +165,8 @@ async def _writes(repository: SessionRepository, make_session: SessionMaker) -> 
 
     asked, (refined, refined_preview), (applied, applied_preview) = await make_session(), await ready(), await ready()
     claims = {name: await held() for name in ("renew", "release", "ask", "show", "close", "fail")}
+    (confirmed, confirmed_preview) = await ready()
+    applies: dict[str, ApplyClaim] = {name: await make_session.apply_claim() for name in ("complete", "fail")}
     unbound, noted, ignored, failed = [(await make_session()).session_id for _ in range(4)]
     return {
         CallName.BIND_CONVERSATION: lambda: repository.bind_conversation(unbound, "bound", user_id=1),
@@ -172,12 +175,15 @@ async def _writes(repository: SessionRepository, make_session: SessionMaker) -> 
         CallName.CLAIM_REFINEMENT: lambda: repository.claim_refinement(
             refined, user_id=1, preview_id=refined_preview, reply_id="r"
         ),
+        CallName.CLAIM_APPLY: lambda: repository.claim_apply(confirmed, user_id=1, preview_id=confirmed_preview),
         CallName.RENEW: lambda: repository.renew(claims["renew"]),
         CallName.RELEASE: lambda: repository.release(claims["release"]),
         CallName.ASK_AGAIN: lambda: repository.ask_again(claims["ask"], pending_question="And?"),
         CallName.PRESENT_PREVIEW: lambda: repository.present_preview(claims["show"], preview_id="new"),
         CallName.CLOSE_RERUN: lambda: repository.close_rerun(claims["close"]),
         CallName.FAIL_RERUN: lambda: repository.fail_rerun(claims["fail"], reason="it broke"),
+        CallName.COMPLETE_APPLY: lambda: repository.complete_apply(applies["complete"]),
+        CallName.FAIL_APPLY: lambda: repository.fail_apply(applies["fail"], reason="it broke"),
         CallName.APPLY: lambda: repository.apply(applied, user_id=1, preview_id=applied_preview),
         CallName.IGNORE: lambda: repository.ignore(ignored, user_id=1),
         CallName.FAIL: lambda: repository.fail(failed, user_id=1, reason="it broke"),

@@ -14,8 +14,9 @@ from sessions import (
 )
 from sessions.document import COLLECTION
 from sessions.driver import SessionCollection
-from sessions.queries import Query, Write
+from sessions.queries import Write
 from sessions.testing import MovedClock, SessionMaker
+from sessions.updates import Query
 
 if TYPE_CHECKING:
     from sessions.driver import Database

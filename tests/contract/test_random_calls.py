@@ -13,11 +13,12 @@ import pytest
 from pydantic import BaseModel
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
-from sessions import RerunClaim, SessionError, SessionRepository, SessionStatus, open_repository
+from sessions import ApplyClaim, RerunClaim, SessionError, SessionRepository, SessionStatus, open_repository
 from sessions.document import COLLECTION
 from sessions.driver import DEFAULT_DRIVER, connect, connect_double, disconnect
 from sessions.models import Page, Route, derive_session_id
-from sessions.status import LIFECYCLE, CallName
+from sessions.status import CALLS as CALL_RULES
+from sessions.status import LIFECYCLE, CallName, LeaseKind
 from sessions.testing import MovedClock
 
 if TYPE_CHECKING:
@@ -45,17 +46,21 @@ WEIGHTS: Final[Mapping[str, int]] = {
     "record_notification": 4,
     "claim_rerun": 22,
     "claim_refinement": 10,
+    "claim_apply": 10,
     "renew": 6,
     "release": 6,
     "ask_again": 9,
     "present_preview": 9,
     "close_rerun": 2,
     "fail_rerun": 2,
+    "complete_apply": 3,
+    "fail_apply": 1,
     "apply": 3,
     "ignore": 1,
     "fail": 1,
     "expire_due": 2,
     "recover_stalled": 2,
+    "interrupted_applies": 2,
     "purge": 3,
     "count_by_status": 1,
     "get": 1,
@@ -86,7 +91,7 @@ def told(answer: object) -> object:
             )
         case BaseModel():
             return answer.model_dump_json()
-        case RerunClaim():
+        case RerunClaim() | ApplyClaim():
             return "claim", told(answer.session), answer.token, answer.attempt, answer.expires_at, answer.lease
         case Route():
             return answer.action, told(answer.session)
@@ -110,7 +115,7 @@ class Player:
         self._repository = repository
         self._clock = clock
         self._random = Random(seed)
-        self._claims: list[RerunClaim] = []
+        self._claims: list[RerunClaim | ApplyClaim] = []
         self._recent: list[tuple[str, dict[str, Any]]] = []
         self._operations: dict[str, list[str]] = {}
         self._number = 0
@@ -130,7 +135,7 @@ class Player:
             answer: object = await getattr(self._repository, name)(**arguments)
         except SessionError as error:
             answer = error
-        if isinstance(answer, RerunClaim):
+        if isinstance(answer, RerunClaim | ApplyClaim):
             self._claims.append(answer)
         shown = {key: told(value) for key, value in arguments.items()}
         return name, shown, told(answer)
@@ -177,8 +182,11 @@ class Player:
     def _preview(self) -> str:
         return f"p{self._random.randrange(6)}"
 
-    def _claim(self) -> RerunClaim | None:
-        recent = self._claims[-1:] if self._random.random() < 0.6 else self._claims[-12:]
+    def _claim(self, name: str) -> RerunClaim | ApplyClaim | None:
+        held = CALL_RULES[CallName(name)].held
+        # Now and then a claim of another kind: it is none.
+        fitting = [claim for claim in self._claims if claim.kind in held or self._random.random() < 0.01]
+        recent = fitting[-1:] if self._random.random() < 0.6 else fitting[-12:]
         return self._pick(recent) if recent else None
 
     def _arguments(self, name: str) -> dict[str, Any]:
@@ -237,15 +245,20 @@ class Player:
     def _for_claim_refinement(self) -> dict[str, Any]:
         return {**self._claiming("claim_refinement"), "preview_id": self._preview()}
 
+    def _for_claim_apply(self) -> dict[str, Any]:
+        given = self._claiming("claim_apply")
+        del given["reply_id"]
+        return {**given, "preview_id": self._preview()}
+
     def _holding(self, name: str, **more: Any) -> dict[str, Any]:
-        claim, operation_id = self._claim(), self._operation(name)
+        claim, operation_id = self._claim(name), self._operation(name)
         if claim is not None and self._random.random() < 0.03:
             # A holder's mistake: the claim's own id for the outcome too.
             operation_id = claim.operation_id
         return {"claim": claim, "operation_id": operation_id, **more}
 
     def _for_renew(self) -> dict[str, Any]:
-        return {"claim": self._claim()}
+        return {"claim": self._claim("renew")}
 
     def _for_release(self) -> dict[str, Any]:
         return self._holding("release", count_attempt=self._random.random() < 0.4, reason="given back")
@@ -270,6 +283,12 @@ class Player:
     def _for_fail_rerun(self) -> dict[str, Any]:
         return self._holding("fail_rerun", reason="it broke")
 
+    def _for_complete_apply(self) -> dict[str, Any]:
+        return self._holding("complete_apply")
+
+    def _for_fail_apply(self) -> dict[str, Any]:
+        return self._holding("fail_apply", reason="it was not written")
+
     def _ending(self, name: str, **more: Any) -> dict[str, Any]:
         return {
             **self._session(),
@@ -292,6 +311,10 @@ class Player:
 
     def _for_recover_stalled(self) -> dict[str, Any]:
         return {"limit": self._pick((1, 2, 1_000))}
+
+    def _for_interrupted_applies(self) -> dict[str, Any]:
+        # No small batches: leases may lapse at one moment.
+        return {"limit": 1_000}
 
     def _for_purge(self) -> dict[str, Any]:
         # No small batches: sessions that a sweep ended at one moment tie.
@@ -388,7 +411,9 @@ def assert_legal_history(document: dict[str, Any]) -> None:
         assert entered in LIFECYCLE[came_from].leads_to, history
         if came_from is entered:
             assert entry["call"] == CallName.CLAIM_RERUN, "only a take-over enters what it comes from"
-    assert ("lease" in document) == (statuses[-1] is SessionStatus.RERUNNING)
+    kinds: set[LeaseKind | None] = {None, LeaseKind.APPLY} if statuses[-1] is SessionStatus.READY_PREVIEW else {None}
+    kinds = {LeaseKind.REPLY, LeaseKind.REFINEMENT} if statuses[-1] is SessionStatus.RERUNNING else kinds
+    assert document.get("lease", {}).get("kind") in kinds
     needed = LIFECYCLE[statuses[-1]].needs_one_of
     flat = {**document, **{f"state.{name}": value for name, value in document["state"].items()}}
     assert not needed or any(flat.get(path) for path in needed), document
@@ -459,6 +484,7 @@ REFUSALS: Final = {
     "StaleReply",
     "LeaseLost",
     "in_progress",
+    "applying",
     "already_answered",
     "already_bound",
     "revision_changed",

@@ -13,7 +13,14 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 
-from sessions import ActiveScheduleSessionSnapshot, RerunClaim, SessionRepository, StoreUnavailable, open_repository
+from sessions import (
+    ActiveScheduleSessionSnapshot,
+    ApplyClaim,
+    RerunClaim,
+    SessionRepository,
+    StoreUnavailable,
+    open_repository,
+)
 from sessions.driver import connect, disconnect
 from sessions.errors import WriteOutcome
 from sessions.mongod import find_mongod, running_mongod
@@ -44,6 +51,14 @@ CLAIM: Final = RerunClaim(
     expires_at=AT + timedelta(minutes=1),
     lease=timedelta(minutes=1),
 )
+CONFIRMED: Final = ApplyClaim(
+    session=SESSION,
+    token=1,
+    operation_id="op",
+    attempt=1,
+    expires_at=AT + timedelta(minutes=1),
+    lease=timedelta(minutes=1),
+)
 CALLS: Final[dict[str, Callable[[SessionRepository], Awaitable[object]]]] = {
     "create": lambda repository: repository.create(1, "t", conversation_id="c", pending_question="Which?"),
     "get_or_create": lambda repository: repository.get_or_create(1, "t", preview_id="p"),
@@ -59,17 +74,21 @@ CALLS: Final[dict[str, Callable[[SessionRepository], Awaitable[object]]]] = {
     "record_notification": lambda repository: repository.record_notification("abc", "n", user_id=1),
     "claim_rerun": lambda repository: repository.claim_rerun("abc", user_id=1, reply_id="r"),
     "claim_refinement": lambda repository: repository.claim_refinement("abc", user_id=1, preview_id="p", reply_id="r"),
+    "claim_apply": lambda repository: repository.claim_apply("abc", user_id=1, preview_id="p"),
     "renew": lambda repository: repository.renew(CLAIM),
     "release": lambda repository: repository.release(CLAIM),
     "ask_again": lambda repository: repository.ask_again(CLAIM, pending_question="Which?"),
     "present_preview": lambda repository: repository.present_preview(CLAIM, preview_id="p"),
     "close_rerun": lambda repository: repository.close_rerun(CLAIM),
     "fail_rerun": lambda repository: repository.fail_rerun(CLAIM, reason="why"),
+    "complete_apply": lambda repository: repository.complete_apply(CONFIRMED),
+    "fail_apply": lambda repository: repository.fail_apply(CONFIRMED, reason="why"),
     "apply": lambda repository: repository.apply("abc", user_id=1, preview_id="p"),
     "ignore": lambda repository: repository.ignore("abc", user_id=1),
     "fail": lambda repository: repository.fail("abc", user_id=1, reason="why"),
     "expire_due": lambda repository: repository.expire_due(),
     "recover_stalled": lambda repository: repository.recover_stalled(),
+    "interrupted_applies": lambda repository: repository.interrupted_applies(),
     "purge": lambda repository: repository.purge(ended_before=AT),
     "count_by_status": lambda repository: repository.count_by_status(),
 }

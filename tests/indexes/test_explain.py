@@ -12,10 +12,11 @@ from indexes import NotSharded, apply, explain, shard
 from indexes.sharding import steps_for, unshardable
 from sessions import SessionRepository, SessionStatus, open_repository, queries, reads
 from sessions.document import COLLECTION, INDEXES, LATEST_INDEX, ROUTING_INDEX, SHARD_KEY
-from sessions.queries import Query, Write
+from sessions.queries import Write
 from sessions.reads import Lookup
 from sessions.shapes import SHAPES, Sample
 from sessions.testing import CommandCounter, MovedClock, SessionMaker
+from sessions.updates import Query
 
 AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 MANY: Final = 100_000

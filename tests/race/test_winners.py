@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from uuid import uuid4
 
 import pytest
 import pytest_asyncio
 
 from sessions import ConversationBusy, RouteAction, SessionRepository, SessionStatus, open_repository
 from sessions.document import COLLECTION
-from sessions.driver import DEFAULT_DRIVER, connect, disconnect
+from sessions.driver import DEFAULT_DRIVER
 from sessions.models import derive_session_id
 from sessions.testing import MovedClock
 
@@ -90,17 +89,6 @@ async def _running(uri: str, database: str, *, number: int) -> AsyncIterator[Wor
             except TimeoutError:
                 process.kill()
                 await process.wait()
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def shared(mongod_uri: str) -> AsyncIterator["Database"]:
-    """A database on the real server with its indexes, for this process and its workers."""
-    client: Any = connect(mongod_uri)
-    database = client[f"sessions_race_{uuid4().hex[:16]}"]
-    async with open_repository(database, create_indexes=True):
-        yield database
-    await client.drop_database(database.name)
-    await disconnect(client)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

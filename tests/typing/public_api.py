@@ -4,16 +4,32 @@ from typing import assert_type
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
+    AlreadyHandled,
+    Applied,
+    ApplyClaim,
+    ApplyFailed,
+    Asked,
+    AskUser,
+    Closed,
+    Dismissed,
+    FreeChat,
+    Held,
     Page,
+    PreviewShown,
     RerunClaim,
+    RerunFailed,
     Route,
+    SessionBridge,
     SessionRepository,
     SessionStatus,
+    Superseded,
+    TimedOut,
     Transition,
+    action_url,
 )
 
 
-async def answers(repository: SessionRepository, claim: RerunClaim) -> None:
+async def answers(repository: SessionRepository, claim: RerunClaim, confirmed: ApplyClaim) -> None:
     """Every answer has a type of its own, never Any."""
     assert_type(await repository.route(1, "c"), Route)
     assert_type(await repository.route_many(1, ["c"]), dict[str, Route])
@@ -25,5 +41,32 @@ async def answers(repository: SessionRepository, claim: RerunClaim) -> None:
     assert_type(await repository.claim_rerun("s", user_id=1, reply_id="m"), RerunClaim)
     assert_type(await repository.renew(claim), RerunClaim)
     assert_type(await repository.release(claim), ActiveScheduleSessionSnapshot)
+    assert_type(await repository.claim_apply("s", user_id=1, preview_id="p"), ApplyClaim)
+    assert_type(await repository.renew(confirmed), ApplyClaim)
+    assert_type(await repository.release(confirmed), ActiveScheduleSessionSnapshot)
+    assert_type(await repository.complete_apply(confirmed), ActiveScheduleSessionSnapshot)
+    assert_type(await repository.interrupted_applies(), list[ActiveScheduleSessionSnapshot])
     assert_type(await repository.expire_due(), int)
     assert_type(await repository.count_by_status(), dict[SessionStatus, int])
+
+
+async def outcomes(bridge: SessionBridge) -> None:
+    """Each call tells which outcomes it has, and every outcome but one has its session."""
+    start, handled = await bridge.start(1, "t", AskUser("?")), await bridge.handle(1, "c", "x", message_id="m")
+    assert_type(start, Asked | PreviewShown | Closed | AlreadyHandled)
+    assert_type(start.session, ActiveScheduleSessionSnapshot)
+    assert_type(
+        handled,
+        FreeChat | Asked | PreviewShown | Closed | Held | AlreadyHandled | RerunFailed | TimedOut | Superseded,
+    )
+    assert_type(handled.session, ActiveScheduleSessionSnapshot | None)
+    confirmed = await bridge.confirm(1, "s", preview_id="p")
+    assert_type(confirmed, Applied | ApplyFailed | Held | TimedOut | Superseded)
+    assert_type(await bridge.dismiss(1, "s"), Dismissed | Held)
+    match handled:
+        case Asked(session, payload):
+            assert_type(session, ActiveScheduleSessionSnapshot)
+            assert_type(payload, object)
+        case _:
+            pass
+    assert_type(action_url(start.session), str)

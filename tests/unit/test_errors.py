@@ -74,7 +74,11 @@ MADE: Final[dict[str, tuple[int, Callable[[], SessionError], dict[str, object]]]
 }
 PUBLIC: Final = {
     *("ActiveScheduleSession", "ActiveScheduleSessionSnapshot", "ActiveScheduleSessionState", "SessionStatus"),
-    *("Transition", "SessionRepository", "open_repository", "UNSET", "Page", "RerunClaim", "Route", "RouteAction"),
+    *("Transition", "SessionRepository", "open_repository", "UNSET", "Page", "Route", "RouteAction"),
+    *("ApplyClaim", "RerunClaim", "SessionBridge", "Upkeep", "Turn", "action_url"),
+    *("AskUser", "ShowPreview", "Close", "Fail", "NotAnAnswer"),
+    *("FreeChat", "Asked", "PreviewShown", "Closed", "Held", "AlreadyHandled", "RerunFailed", "TimedOut"),
+    *("Superseded", "Applied", "ApplyFailed", "Dismissed"),
     *("SessionError", "ConflictReason", *MADE),
 }
 

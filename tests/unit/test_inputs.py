@@ -17,8 +17,9 @@ LONGEST_IDS = {
     "notification_id": 64,
     "operation_id": 64,
     "reply_id": 128,
+    "message_id": 128,
 }
-LONGEST_TEXTS = {"pending_question": 4_000, "reason": 2_000}
+LONGEST_TEXTS = {"pending_question": 4_000, "reason": 2_000, "text": 1_000_000}
 INTEGERS = {
     "user_id": (1, 2**63 - 1),
     "question_number": (0, 2**63 - 1),
@@ -30,6 +31,8 @@ INTEGERS = {
 DURATIONS = {
     "lease": (timedelta(milliseconds=1), timedelta(days=7)),
     "timeout": (timedelta(milliseconds=1), timedelta(hours=1)),
+    "max_rerun": (timedelta(milliseconds=1), timedelta(days=7)),
+    "every": (timedelta(milliseconds=1), timedelta(days=7)),
 }
 BOOLS = (True, False)
 FIRST_MOMENT = datetime(1, 1, 1, tzinfo=UTC)

@@ -79,28 +79,42 @@ def test_what_a_call_enters_is_a_step_from_each_of_its_starts(call: CallName) ->
     assert rule.starts_from
     if rule.enters is not None:
         assert all(rule.enters.value in STEPS[start.value] for start in rule.starts_from)
-    if rule.takes_over:
-        assert rule.enters is not None
-        assert rule.enters.value in STEPS["rerunning"]
+    if rule.takes_over is not None and rule.enters is not None:
+        assert rule.enters.value in STEPS[LEASES[rule.takes_over].held_in.value]
+    if rule.is_claim and rule.enters is None:
+        assert rule.takes_over is not None
+        assert {LEASES[rule.takes_over].held_in} == rule.starts_from
 
 
 def test_calls_start_where_the_design_says() -> None:
     """The start statuses of section 4 of the design, row by row."""
     not_ended = {"waiting_user_reply", "rerunning", "ready_preview"}
-    by_holder = ("renew", "release", "ask_again", "present_preview", "close_rerun", "fail_rerun")
+    of_a_rerun = ("ask_again", "present_preview", "close_rerun", "fail_rerun")
+    of_an_apply = ("complete_apply", "fail_apply")
+    of_either = ("renew", "release")
     expected = {
         "claim_rerun": {"waiting_user_reply"},
         "claim_refinement": {"ready_preview"},
+        "claim_apply": {"ready_preview"},
         "apply": {"ready_preview"},
         "ignore": not_ended,
         "fail": not_ended,
         "bind_conversation": not_ended,
         "record_notification": set(STEPS),
-        **{name: {"rerunning"} for name in by_holder},
+        **{name: {"rerunning"} for name in of_a_rerun},
+        **{name: {"ready_preview"} for name in of_an_apply},
+        **{name: {"rerunning", "ready_preview"} for name in of_either},
     }
     assert {call.value: {start.value for start in rule.starts_from} for call, rule in CALLS.items()} == expected
-    assert {call.value for call, rule in CALLS.items() if rule.by_holder} == set(by_holder)
-    assert {call.value for call, rule in CALLS.items() if rule.takes_over} == {"claim_rerun"}
+    by_holder = {*of_a_rerun, *of_an_apply, *of_either}
+    assert {call.value for call, rule in CALLS.items() if rule.by_holder} == by_holder
+    assert {call.value: rule.takes_over for call, rule in CALLS.items() if rule.takes_over} == {
+        "claim_rerun": "reply",
+        "claim_apply": "apply",
+    }
+    assert {call.value for call, rule in CALLS.items() if rule.is_claim} == {
+        *("claim_rerun", "claim_refinement", "claim_apply")
+    }
 
 
 def test_every_step_is_some_calls() -> None:

@@ -2,11 +2,11 @@ import ast
 import inspect
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
-from sessions import SessionError, errors
+from sessions import SessionBridge, SessionError, errors, open_repository, results
 from sessions.models import ActiveScheduleSessionSnapshot, ActiveScheduleSessionState
 from sessions.status import lifecycle_diagram
 from sessions.testing import Backend
@@ -23,9 +23,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
-def rows(title: str) -> list[list[str]]:
+def rows(title: str, *, level: int = 2) -> list[list[str]]:
     """The cells of the first table under a heading, without its head."""
-    section = README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    section = README.partition(f"\n{'#' * level} {title}\n")[2].partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
@@ -43,6 +43,22 @@ def test_the_errors_are_those_of_the_code() -> None:
         if issubclass(kind, SessionError) and kind is not SessionError
     }
     assert {name.strip("`"): int(status) for name, status, _ in rows("Errors")} == declared
+
+
+def test_the_outcomes_are_those_of_the_code() -> None:
+    """README names every outcome, each beside the calls that can return it."""
+    returned: dict[str, set[str]] = {}
+    for call in ("start", "handle", "refine", "confirm", "dismiss"):
+        for kind in get_args(inspect.signature(getattr(SessionBridge, call)).return_annotation):
+            returned.setdefault(kind.__name__, set()).add(call)
+    told = {name.strip("`"): calls for name, calls, _ in rows("Outcomes", level=3)}
+    every = {"start", "handle", "refine", "confirm", "dismiss"}
+    shown = {}
+    for name, calls in told.items():
+        named = set(re.findall(r"`(\w+)`", calls))
+        shown[name] = every - named if calls.startswith("all but") else named
+    assert shown == returned
+    assert set(shown) == {kind.__name__ for kind in (*results.Outcome.__subclasses__(), results.FreeChat)}
 
 
 def test_the_relational_table_names_stored_fields() -> None:
@@ -70,13 +86,18 @@ def test_the_example_has_ten_lines() -> None:
 async def test_the_python_blocks_run(number: int, database: "Database", backend: Backend) -> None:
     """Each python block of README runs as it stands, given a ``database``."""
     source = blocks("python")[number]
-    for word, need in (("init_beanie", "beanie"), ("from indexes", "server")):
+    for word, need in (("init_beanie", "beanie"), ("from indexes", "server"), ("client_session", "transactions")):
         if word in source and (gap := backend.gaps.get(need)):
             pytest.skip(f"{backend.name}: {gap}")
-    # README blocks stand in an async function of their reader's.
+    if backend.name == "pymongo":
+        source = source.replace("await database.client.start_session()", "database.client.start_session()")
+    # README blocks stand in an async function of their reader's, after what earlier ones have opened.
     code = compile(source, f"README.md, block {number}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    running: Any = eval(code, {"database": database})  # noqa: S307 - our own README
-    await running
+    async with open_repository(database, create_indexes=True) as sessions:
+        ready = await sessions.create(7, "lesson-13", preview_id="preview-2")
+        known = {"database": database, "sessions": sessions, "session_id": ready.session_id}
+        running: Any = eval(code, known)  # noqa: S307 - our own README
+        await running
 
 
 def test_the_paths_it_names_exist() -> None:

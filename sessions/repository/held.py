@@ -1,0 +1,35 @@
+"""The claim that a holder's call is given: one that a repository handed out, of a kind that the call is for."""
+
+from typing import Final
+
+from sessions import inputs
+from sessions.errors import InvalidSessionInput
+from sessions.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, RerunClaim
+from sessions.status import CALLS, RERUNS, CallName, LeaseKind
+
+_CLASSES: Final = {kind: RerunClaim if kind in RERUNS else ApplyClaim for kind in LeaseKind}
+
+
+def checked_claim(call: CallName, claim: object) -> Claim:
+    """A claim for a holder's call; its parts are checked like any other argument."""
+    held = CALLS[call].held
+    names = {_CLASSES[kind].__name__: None for kind in LeaseKind if kind in held}
+    wanted = InvalidSessionInput("claim", f"the {' or '.join(names)} that a claim or a renewal returned, unchanged")
+    if not isinstance(claim, RerunClaim | ApplyClaim) or not isinstance(claim.kind, LeaseKind):
+        raise wanted
+    if claim.kind not in held or not isinstance(claim, _CLASSES[claim.kind]):
+        raise wanted
+    if not isinstance(claim.session, ActiveScheduleSessionSnapshot):
+        raise wanted
+    try:
+        inputs.integer("token", claim.token, limit=inputs.IntegerLimit(1))
+        inputs.identifier("operation_id", claim.operation_id)
+        if isinstance(claim, RerunClaim):
+            inputs.identifier("reply_id", claim.reply_id)
+        inputs.duration("lease", claim.lease)
+        # model_copy and model_construct make snapshots without checking them.
+        inputs.identifier("session_id", claim.session.session_id)
+        inputs.integer("user_id", claim.session.user_id)
+    except InvalidSessionInput as error:
+        raise wanted from error
+    return claim

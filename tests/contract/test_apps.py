@@ -1,0 +1,175 @@
+"""The example applications: one without any framework, one whose graph is LangGraph's."""
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from langgraph.types import Command
+from lesson_chat import LessonChat, play
+from lesson_graph import LessonGraph
+
+from sessions import (
+    AlreadyHandled,
+    Asked,
+    AskUser,
+    FreeChat,
+    Held,
+    PreviewShown,
+    SessionBridge,
+    SessionRepository,
+    ShowPreview,
+)
+from sessions.testing import CommandCounter, MovedClock
+
+if TYPE_CHECKING:
+    from sessions.driver import Database
+
+
+@pytest.fixture
+def chat(database: "Database", repository: SessionRepository) -> LessonChat:
+    """The application without a framework."""
+    return LessonChat(database, repository)
+
+
+async def test_a_conversation(chat: LessonChat) -> None:
+    """A side question, a wrong day, a day, a time, a change and two clicks: one entry in the schedule."""
+    said = await play(chat)
+    assert [line for line in said if not line.startswith("user")] == [
+        "notification: /assistant/chat-42",
+        "assistant: It is sunny. But first: Your lesson falls on a holiday: which day suits you?",
+        "assistant: Which day from Monday to Friday?",
+        "assistant: At what time?",
+        "assistant: lesson-12 on Tuesday at 10:00: is that right?",
+        "assistant: lesson-12 on Tuesday at 11:00: is that right?",
+        "assistant: Done.",
+        "assistant: Done.",
+    ]
+    written = [entry async for entry in chat.schedule.find()]
+    assert [entry["entry"] for entry in written] == ["lesson-12 on Tuesday at 11:00"]
+    assert await chat.notifications.count_documents({}) == 1
+
+
+async def test_what_the_transport_delivers_twice(chat: LessonChat) -> None:
+    """A trigger, a message and a late answer delivered again say nothing twice and change nothing."""
+    assert await chat.on_trigger(7, "t", "c") == await chat.on_trigger(7, "t", "c") == "/assistant/c"
+    session = await chat.sessions.latest(7, "c")
+    assert session is not None
+    assert await chat.on_message(7, "c", "Tuesday", message_id="m1") == "At what time?"
+    assert await chat.on_message(7, "c", "Tuesday", message_id="m1") is None
+    assert await chat.on_trigger(7, "t", "c") is None
+    late = await chat.on_message(7, "c", "Monday", message_id="m0", question_id=session.question_id)
+    assert late == "That was another question. At what time?"
+    assert await chat.on_message(7, "c", "never mind", message_id="m2") == "All right, it stays where it was."
+    assert await chat.on_message(7, "c", "never mind", message_id="m2") is None
+    assert await chat.on_message(7, "c", "hello", message_id="m3") == "It is sunny."
+
+
+async def test_the_audit_chain(chat: LessonChat, command_counter: CommandCounter) -> None:
+    """Trigger, session, conversation, notification, preview and outcome: found by any of three, each in one lookup."""
+    await play(chat)
+    lookups = (
+        chat.sessions.find_by_trigger("lesson-12", user_id=7),
+        chat.sessions.find_by_preview("preview-change-1", user_id=7),
+        chat.sessions.latest(7, "chat-42"),
+    )
+    chains = []
+    for lookup in lookups:
+        with command_counter.counting() as counts:
+            found = await lookup
+        assert counts.total() <= 1  # the double sends no commands
+        chains.append(await chat.chain(found))
+    assert chains[0] == chains[1] == chains[2]
+    told = dict(line.split(maxsplit=1) for line in chains[0][:6])
+    assert told == {
+        "trigger": "lesson-12",
+        "session": told["session"],
+        "conversation": "chat-42",
+        "notification": "n-lesson-12",
+        "preview": "preview-change-1",
+        "outcome": "applied",
+    }
+    assert [line.split(maxsplit=1)[1] for line in chains[0][6:]][-1] == "applied by complete_apply"
+    assert await chat.chain(None) == ["no such session"]
+
+
+# --- LangGraph -------------------------------------------------------------------------------------------------
+
+
+async def started(bridge: SessionBridge, lesson: LessonGraph) -> Any:
+    """The trigger's session, asked in conversation ``c``."""
+    return (await bridge.start(7, "t", await lesson.first("t"), conversation_id="c")).session
+
+
+async def test_a_langgraph_conversation(repository: SessionRepository) -> None:
+    """Each message resumes the graph's interrupt; its next interrupt is the next question, or the preview."""
+    lesson = LessonGraph()
+    bridge = SessionBridge(repository, lesson.rerun)
+    session = await started(bridge, lesson)
+    assert await bridge.start(7, "t", await lesson.first("t"), conversation_id="c") == Asked(session)
+    assert session.state.pending_question == "Which day suits you?"
+    assert isinstance(await bridge.handle(7, "c", "will it rain?", message_id="m0"), FreeChat)
+    again = await bridge.handle(7, "c", "Sunday", message_id="m1")
+    assert isinstance(again, Asked)
+    assert again.session.state.pending_question == "Which day from Monday to Friday?"
+    assert isinstance(await bridge.handle(7, "c", "Tuesday", message_id="m2"), Asked)
+    shown = await bridge.handle(7, "c", "10:00", message_id="m3")
+    assert isinstance(shown, PreviewShown)
+    assert (shown.session.current_preview_id, shown.payload) == ("preview-m3", "Tuesday at 10:00")
+    changed = await bridge.refine(7, session.session_id, "11:00", preview_id="preview-m3", message_id="m4")
+    assert isinstance(changed, PreviewShown)
+    assert (changed.session.current_preview_id, changed.payload) == ("preview-m4", "Tuesday at 11:00")
+    assert lesson.executions == ["ask_day", "ask_day", "ask_time", "propose"]
+
+
+async def test_five_replies_resume_an_interrupt_once(repository: SessionRepository) -> None:
+    """Five concurrent replies resume a bare graph five times; through the bridge they resume it once."""
+    bare = LessonGraph()
+    await bare.first("t")
+    thread: Any = {"configurable": {"thread_id": "t"}}
+    resumes: list[Command[Any]] = [
+        Command(resume={"text": "Tuesday", "message_id": f"m{number}"}) for number in range(5)
+    ]
+    await asyncio.gather(*(bare.graph.ainvoke(resume, thread) for resume in resumes))
+    assert bare.executions == ["ask_day"] * 5
+
+    lesson = LessonGraph()
+    bridge = SessionBridge(repository, lesson.rerun)
+    session = await started(bridge, lesson)
+    named = session.question_id
+    deliveries = [
+        bridge.handle(7, "c", "Tuesday", message_id=message_id, question_id=named)
+        for message_id in ("m1", "m1", "m2", "m3", "m4")
+    ]
+    outcomes = await asyncio.gather(*deliveries, return_exceptions=True)
+    assert lesson.executions == ["ask_day"]
+    assert sum(isinstance(outcome, Asked) for outcome in outcomes) == 1
+    assert {type(outcome).__name__ for outcome in outcomes} <= {"Asked", "Held", "AlreadyHandled", "StaleReply"}
+
+
+async def test_a_worker_that_died_after_it_resumed(repository: SessionRepository, session_clock: MovedClock) -> None:
+    """The graph had gone on, its answer was not recorded: the same message again records it without a second resume."""
+    lesson = LessonGraph()
+    bridge = SessionBridge(repository, lesson.rerun)
+    session = await started(bridge, lesson)
+    dead = await repository.claim_rerun(session.session_id, user_id=7, reply_id="m1", lease=timedelta(seconds=1))
+    thread: Any = {"configurable": {"thread_id": "t"}}
+    await lesson.graph.ainvoke(Command(resume={"text": "Tuesday", "message_id": "m1"}), thread)
+    assert isinstance(await bridge.handle(7, "c", "Tuesday", message_id="m1"), Held)
+    session_clock.at = dead.expires_at
+    outcome = await bridge.handle(7, "c", "Tuesday", message_id="m1")
+    assert isinstance(outcome, Asked)
+    assert outcome.session.state.pending_question == "Tuesday, at what time?"
+    assert lesson.executions == ["ask_day"]
+    assert isinstance(await bridge.handle(7, "c", "Tuesday", message_id="m1"), AlreadyHandled)
+
+
+async def test_a_graph_tells_what_it_is_at() -> None:
+    """A trigger that is delivered again asks the graph where it stands, and runs none of its nodes twice."""
+    lesson = LessonGraph()
+    assert isinstance(await lesson.first("t"), AskUser)
+    thread: Any = {"configurable": {"thread_id": "t"}}
+    for message_id, text in (("m1", "Tuesday"), ("m2", "10:00")):
+        await lesson.graph.ainvoke(Command(resume={"text": text, "message_id": message_id}), thread)
+    assert isinstance(await lesson.first("t"), ShowPreview)
+    assert lesson.executions == ["ask_day", "ask_time"]
