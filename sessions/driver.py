@@ -5,7 +5,7 @@ Driver errors become this library's by a table; what may pass by itself is sent 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -32,6 +32,7 @@ from pymongo.write_concern import WriteConcern
 
 from sessions.document import COLLECTION
 from sessions.errors import InvalidSessionInput, SessionRef, StoreUnavailable, WriteOutcome
+from sessions.index_comparison import as_listed
 from sessions.queries import Write
 from sessions.reads import Lookup
 from sessions.updates import Query
@@ -322,27 +323,23 @@ class SessionCollection:
 
         return await self._send(run)
 
-    async def indexes(self) -> dict[str, Mapping[str, Any]]:
+    async def indexes(self) -> dict[str, dict[str, Any]]:
         """Each index by its name; one that is still being built carries its ``buildUUID``."""
         if self.is_double:
             listed = await self._collection.index_information()
             return {name: {**spec, "name": name, "key": dict(spec["key"])} for name, spec in listed.items()}
 
-        async def read() -> list[Query]:
+        async def read() -> dict[str, dict[str, Any]]:
             command = {"listIndexes": COLLECTION, "includeIndexBuildInfo": True, "cursor": {"batchSize": 1000}}
             try:
                 answer = await self._database.command(command, read_preference=ReadPreference.PRIMARY)
             except OperationFailure as error:
                 if error.code == _NO_COLLECTION:
-                    return []
+                    return {}
                 raise
-            return list(answer["cursor"]["firstBatch"])
+            return as_listed(answer)
 
-        found: dict[str, Mapping[str, Any]] = {}
-        for entry in await self._send(read):
-            spec = {**entry["spec"], **({"buildUUID": entry["buildUUID"]} if "buildUUID" in entry else {})}
-            found[spec["name"]] = spec
-        return found
+        return await self._send(read)
 
     async def create_index(self, index: IndexModel) -> None:
         """Create one index; several in one command lose their partial filters on the double."""
