@@ -294,7 +294,7 @@ async def test_a_lease_that_cannot_be_renewed(
     session = await shown(repository)
     schedule = Schedule()
     schedule.gate = asyncio.Event()
-    brief = await open_repository(database, clock=session_clock, lease=timedelta(milliseconds=300))
+    brief = await open_repository(database, clock=session_clock, lease=timedelta(milliseconds=600))
 
     async def unavailable(claim: ApplyClaim) -> ApplyClaim:
         raise StoreUnavailable(SessionRef(), outcome=WriteOutcome.UNKNOWN, cause=f"made so for {claim.kind}")

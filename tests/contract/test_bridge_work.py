@@ -34,7 +34,7 @@ from sessions.testing import MovedClock
 if TYPE_CHECKING:
     from sessions.driver import Database
 
-LEASE: Final = timedelta(milliseconds=300)
+LEASE: Final = timedelta(milliseconds=600)
 
 
 async def asked(repository: SessionRepository) -> ActiveScheduleSessionSnapshot:
@@ -44,7 +44,7 @@ async def asked(repository: SessionRepository) -> ActiveScheduleSessionSnapshot:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def brief(repository: SessionRepository, database: "Database") -> AsyncIterator[SessionRepository]:
-    """The same sessions by the real clock, under a lease of 0.3 s."""
+    """The same sessions by the real clock, under a lease of 0.6 s."""
     del repository  # it has created the indexes
     async with open_repository(database, lease=LEASE) as opened:
         yield opened
@@ -233,7 +233,7 @@ async def test_a_lease_is_renewed_while_the_graph_runs(brief: SessionRepository)
     await asked(brief)
 
     async def slow(turn: Turn) -> AskUser:
-        await asyncio.sleep(3 * LEASE.total_seconds())
+        await asyncio.sleep(2 * LEASE.total_seconds())
         return AskUser(turn.text)
 
     bridge = SessionBridge(brief, slow)
@@ -367,7 +367,7 @@ async def test_a_graph_that_blocks_the_loop(brief: SessionRepository, *, goes_on
     await asked(brief)
 
     async def blocking(turn: Turn) -> AskUser:
-        time.sleep(1.5 * LEASE.total_seconds())  # noqa: ASYNC251 - the mistake that is shown
+        time.sleep(1.2 * LEASE.total_seconds())  # noqa: ASYNC251 - the mistake that is shown
         if goes_on:
             await asyncio.sleep(LEASE.total_seconds())
         return AskUser(turn.text)
@@ -391,7 +391,7 @@ async def test_a_graph_that_blocks_during_a_renewal(brief: SessionRepository, mo
 
     async def blocking(turn: Turn) -> AskUser:
         await sent.wait()
-        time.sleep(1.5 * LEASE.total_seconds())  # noqa: ASYNC251 - the mistake that is shown
+        time.sleep(1.2 * LEASE.total_seconds())  # noqa: ASYNC251 - the mistake that is shown
         await asyncio.sleep(LEASE.total_seconds())
         return AskUser(turn.text)
 
@@ -416,7 +416,7 @@ async def test_a_graph_that_blocks_and_is_taken_over(brief: SessionRepository) -
     session = await asked(brief)
 
     async def blocking(turn: Turn) -> AskUser:
-        time.sleep(1.5 * LEASE.total_seconds())  # noqa: ASYNC251 - the mistake that is shown
+        time.sleep(1.2 * LEASE.total_seconds())  # noqa: ASYNC251 - the mistake that is shown
         claim = await brief.claim_rerun(turn.session.session_id, user_id=1, reply_id="m2")
         await brief.ask_again(claim, pending_question="of the other")
         return AskUser(turn.text)
