@@ -24,7 +24,6 @@ from pymongo.errors import (
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
-    WaitQueueTimeoutError,
     WriteConcernError,
 )
 from pymongo.read_concern import ReadConcern
@@ -59,9 +58,9 @@ _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.25
 _LEAST_TIME: Final = 0.001
 
+# Not a full pool: a driver that tries again by itself may meet that after a first try that was sent.
 _NEVER_SENT: Final = (
     ServerSelectionTimeoutError,
-    WaitQueueTimeoutError,
     ConfigurationError,
     InvalidOperation,
 )

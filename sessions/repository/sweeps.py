@@ -26,7 +26,7 @@ class Sweeps(Engine):
             limit: At most so many, 1 to 100,000.
 
         Returns:
-            How many were ended; fewer than ``limit`` says that none were left.
+            How many were ended; fewer than ``limit`` says that none were left, unless a connection broke meanwhile.
 
         Raises:
             InvalidSessionInput: An argument is outside its limits; nothing was sent.
@@ -49,7 +49,7 @@ class Sweeps(Engine):
             limit: At most so many, 1 to 100,000.
 
         Returns:
-            How many were given back or ended.
+            How many were given back or ended; where a connection broke meanwhile, at least so many.
 
         Raises:
             InvalidSessionInput: An argument is outside its limits; nothing was sent.
@@ -77,7 +77,7 @@ class Sweeps(Engine):
             limit: At most so many, 1 to 100,000.
 
         Returns:
-            How many were deleted.
+            How many were deleted; where a connection broke meanwhile, at least so many.
 
         Raises:
             InvalidSessionInput: An argument is outside its limits; nothing was sent.
