@@ -538,6 +538,25 @@ async def test_an_invalid_answer_fails_the_session(repository: SessionRepository
         assert "xxx" not in outcome.session.state.failed_reason
 
 
+class Hostile(AskUser):
+    """An answer that cannot even be read."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "missing_info":
+            raise ValueError(PRIVATE)
+        return super().__getattribute__(name)
+
+
+async def test_an_answer_that_cannot_be_read(repository: SessionRepository) -> None:
+    """An answer of the graph's own making that raises when it is read counts as its failure too."""
+    await asked(repository)
+    outcome = await SessionBridge(repository, Graph(Hostile("And?"))).handle(1, "c", "Tuesday", message_id="m1")
+    assert isinstance(outcome, RerunFailed)
+    assert outcome.session.state.failed_reason == "reading the graph's answer raised ValueError"
+
+
 async def test_a_used_preview_id_fails_the_session(repository: SessionRepository) -> None:
     """A changed preview under the old id could be confirmed by a user who saw the old one; the graph is at fault."""
     session = await shown(repository)

@@ -358,6 +358,35 @@ async def test_an_answer_that_cannot_be_recorded(
     assert isinstance(await SessionBridge(repository, graph).handle(1, "c", "And?", message_id="m1"), Asked)
 
 
+async def test_a_claim_that_cannot_be_given_back(
+    repository: SessionRepository,
+    session_clock: MovedClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A store that fails on the way out too hides no cancellation: the lease lapses, and the message can come again."""
+    await asked(repository)
+    graph = Hanging()
+    handling = asyncio.create_task(SessionBridge(repository, graph).handle(1, "c", "Tuesday", message_id="m1"))
+    await graph.started.wait()
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise StoreUnavailable(SessionRef(), outcome=WriteOutcome.NOT_WRITTEN, cause="made so")
+
+    monkeypatch.setattr(repository, "release", refuse)
+    handling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await handling
+    assert "left to lapse" in caplog.text
+    monkeypatch.undo()
+
+    async def quick(turn: Turn) -> AskUser:
+        return AskUser(turn.text)
+
+    session_clock.advance(seconds=60)
+    assert isinstance(await SessionBridge(repository, quick).handle(1, "c", "And?", message_id="m1"), Asked)
+
+
 # --- it blocks the event loop ----------------------------------------------------------------------------------
 
 
