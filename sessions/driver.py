@@ -184,6 +184,11 @@ class SessionCollection:
         one._ends = monotonic() + self._timeout  # noqa: SLF001 - the same
         return one
 
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether what the commands do takes effect only by the caller's commit."""
+        return self._session is not None and bool(self._session.in_transaction)
+
     def outside(self) -> "SessionCollection":
         """The same without its caller's transaction, which a duplicate key has aborted."""
         if self._session is None:
@@ -211,9 +216,6 @@ class SessionCollection:
     def _joining(self) -> dict[str, Any]:
         # In a transaction the drivers leave out write and read concern: these are the transaction's.
         return {} if self._session is None else {"session": self._session}
-
-    def _is_in_transaction(self) -> bool:
-        return self._session is not None and bool(self._session.in_transaction)
 
     async def _send(
         self, operation: Callable[[], Awaitable[Found]], *, about: SessionRef = NOBODY, writes: bool = False
@@ -263,7 +265,7 @@ class SessionCollection:
 
         async def look_with_fallback() -> list[Query]:
             # In a transaction a refused hint would abort it, so there the planner chooses.
-            hint = None if self.is_double or self._is_in_transaction() else lookup.hint
+            hint = None if self.is_double or self.is_in_transaction else lookup.hint
             try:
                 return await look(hint)
             except OperationFailure as error:
