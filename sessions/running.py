@@ -76,10 +76,14 @@ async def to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
     return task.result()
 
 
+def kind_of(found: object) -> str:
+    """The name of a value's type, short enough for a reason."""
+    return type(found).__name__[:_LONGEST_NAME]
+
+
 def reason_of(what: str, error: BaseException) -> str:
     """Why a session failed: the kind of the error, and never its text, which may quote the user."""
-    name = type(error).__name__.encode("ascii", "replace").decode()
-    return f"{what} raised {name[:_LONGEST_NAME]}"
+    return f"{what} raised {kind_of(error)}"
 
 
 def log_failure(who: str, reason: str, error: BaseException) -> None:

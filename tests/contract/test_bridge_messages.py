@@ -470,6 +470,22 @@ async def test_a_claim_that_was_lost_at_once(repository: SessionRepository, monk
     assert not graph.turns
 
 
+async def test_an_answer_that_was_raced(repository: SessionRepository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an answer could not be recorded for others who kept changing the session, the message is held."""
+    session = await asked(repository)
+
+    async def raced(*_: object, **__: object) -> None:
+        raise TransitionConflict(
+            SessionRef(session_id=session.session_id, session=session), reason=ConflictReason.RACED
+        )
+
+    monkeypatch.setattr(repository, "ask_again", raced)
+    bridge = SessionBridge(repository, Graph(AskUser("And?"), AskUser("And?")))
+    assert await bridge.handle(1, "c", "x", message_id="m") == Held(session)
+    monkeypatch.undo()
+    assert isinstance(await bridge.handle(1, "c", "x", message_id="m"), Asked)
+
+
 # --- a graph that breaks ---------------------------------------------------------------------------------------
 
 
@@ -524,6 +540,7 @@ INVALID_ANSWERS: Final[tuple[Any, ...]] = (
     Close("\ud800"),
     Fail(""),
     Fail("x" * 2_001),
+    type("x" * 3_000, (), {})(),
 )
 
 
