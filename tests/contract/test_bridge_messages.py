@@ -540,7 +540,7 @@ INVALID_ANSWERS: Final[tuple[Any, ...]] = (
     Close("\ud800"),
     Fail(""),
     Fail("x" * 2_001),
-    type("x" * 3_000, (), {})(),
+    type("y" * 3_000, (), {})(),
 )
 
 
