@@ -34,7 +34,7 @@ from sessions.testing import MovedClock
 if TYPE_CHECKING:
     from sessions.driver import Database
 
-LEASE: Final = timedelta(milliseconds=600)
+LEASE: Final = timedelta(seconds=1)
 
 
 async def asked(repository: SessionRepository) -> ActiveScheduleSessionSnapshot:
@@ -44,7 +44,7 @@ async def asked(repository: SessionRepository) -> ActiveScheduleSessionSnapshot:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def brief(repository: SessionRepository, database: "Database") -> AsyncIterator[SessionRepository]:
-    """The same sessions by the real clock, under a lease of 0.6 s."""
+    """The same sessions by the real clock, under a lease of a second."""
     del repository  # it has created the indexes
     async with open_repository(database, lease=LEASE) as opened:
         yield opened
@@ -233,7 +233,7 @@ async def test_a_lease_is_renewed_while_the_graph_runs(brief: SessionRepository)
     await asked(brief)
 
     async def slow(turn: Turn) -> AskUser:
-        await asyncio.sleep(2 * LEASE.total_seconds())
+        await asyncio.sleep(1.4 * LEASE.total_seconds())
         return AskUser(turn.text)
 
     bridge = SessionBridge(brief, slow)
@@ -331,7 +331,7 @@ async def test_a_renewal_that_fails_once(brief: SessionRepository, monkeypatch: 
     monkeypatch.setattr(brief, "renew", once)
 
     async def slow(turn: Turn) -> AskUser:
-        await asyncio.sleep(2 * LEASE.total_seconds())
+        await asyncio.sleep(1.4 * LEASE.total_seconds())
         return AskUser(turn.text)
 
     assert isinstance(await SessionBridge(brief, slow).handle(1, "c", "And?", message_id="m1"), Asked)
@@ -398,7 +398,7 @@ async def test_a_graph_that_blocks_the_loop(brief: SessionRepository, *, goes_on
     async def blocking(turn: Turn) -> AskUser:
         time.sleep(1.2 * LEASE.total_seconds())  # noqa: ASYNC251 - the mistake that is shown
         if goes_on:
-            await asyncio.sleep(LEASE.total_seconds())
+            await asyncio.sleep(LEASE.total_seconds() / 2)
         return AskUser(turn.text)
 
     bridge = SessionBridge(brief, blocking, max_rerun=timedelta(seconds=5))
@@ -421,7 +421,7 @@ async def test_a_graph_that_blocks_during_a_renewal(brief: SessionRepository, mo
     async def blocking(turn: Turn) -> AskUser:
         await sent.wait()
         time.sleep(1.2 * LEASE.total_seconds())  # noqa: ASYNC251 - the mistake that is shown
-        await asyncio.sleep(LEASE.total_seconds())
+        await asyncio.sleep(LEASE.total_seconds() / 2)
         return AskUser(turn.text)
 
     monkeypatch.setattr(brief, "renew", renewing)
