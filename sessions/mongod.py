@@ -1,12 +1,14 @@
-"""A real ``mongod`` of one's own, for tests and the demo: found, started on a free loopback port, stopped again."""
+"""A real ``mongod`` of one's own, for tests and the demo: found, started on free loopback ports, stopped again."""
 
 import asyncio
 import contextlib
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +17,8 @@ from sessions.driver import connect, disconnect
 
 _REPLICA_SET: Final = "sessions"
 _UP_WITHIN_SECONDS: Final = 30.0
+_ELECTION_TIMEOUT_MS: Final = 1000
+_PRIMARY, _SECONDARY = 1, 2  # states in the answer of replSetGetStatus
 
 
 class MongodFailed(RuntimeError):
@@ -46,23 +50,155 @@ def _scratch() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a fresh directory of its own is made in it
 
 
-async def _initiate(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    client: Any = connect(f"mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=500")
-    member = {"_id": 0, "host": f"127.0.0.1:{port}"}
-    ends = asyncio.get_running_loop().time() + _UP_WITHIN_SECONDS
+class Member:
+    """One ``mongod`` process; its data outlive it, so that it can be killed and started again.
+
+    Attributes:
+        address: Host and port, as the replica set names it.
+    """
+
+    def __init__(self, binary: Path, home: Path) -> None:
+        home.mkdir()
+        port = _free_port()
+        self.address = f"127.0.0.1:{port}"
+        self._log = home / "mongod.log"
+        self._log.touch()
+        self._command = [
+            *(str(binary), "--bind_ip", "127.0.0.1", "--port", str(port), "--dbpath", str(home)),
+            *("--replSet", _REPLICA_SET, "--logpath", str(self._log), "--logappend"),
+            *("--wiredTigerCacheSizeGB", "0.5", "--setParameter", "enableTestCommands=1"),
+            *("--unixSocketPrefix", str(home)),
+        ]
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, for the first time or after `kill`."""
+        self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # noqa: S603 - our own binary
+
+    async def kill(self) -> None:
+        """End the process at once, as a crash would; a frozen one too."""
+        # Killed rather than asked: a primary told to stop lingers for its clients.
+        self._process.kill()
+        await asyncio.to_thread(self._process.wait)
+
+    def freeze(self) -> None:
+        """Stop the process where it is: its connections stay open, and nothing answers."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen process go on."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
+    def log_end(self) -> str:
+        """The last of what it logged."""
+        return self._log.read_text()[-2000:]
+
+    async def ask(self, command: str, argument: object = 1) -> dict[str, Any] | None:
+        """What this very member answers to an administrative command; None where it does not answer."""
+        times = "&".join(f"{name}TimeoutMS=500" for name in ("serverSelection", "connect", "socket"))
+        client: Any = connect(f"mongodb://{self.address}/?directConnection=true&{times}")
+        try:
+            with contextlib.suppress(Exception):  # not listening, not initiated, frozen
+                answer: dict[str, Any] = await client.admin.command(command, argument)
+                return answer
+            return None
+        finally:
+            await disconnect(client)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSet:
+    """Some `Member` processes that elect one of them primary within about two seconds."""
+
+    members: tuple[Member, ...]
+
+    @property
+    def uri(self) -> str:
+        """Names all members."""
+        return f"mongodb://{','.join(member.address for member in self.members)}/?replicaSet={_REPLICA_SET}"
+
+    async def primary(self) -> Member:
+        """The member that takes writes now; waits for an election.
+
+        Raises:
+            MongodFailed: None was elected within 30 seconds.
+        """
+        async with self._patience():
+            while True:
+                for member in self.members:
+                    hello = await member.ask("hello")
+                    if hello is not None and hello["isWritablePrimary"]:
+                        return member
+                await asyncio.sleep(0.05)
+
+    async def until_complete(self) -> None:
+        """Wait until one member is primary and all others follow it.
+
+        Raises:
+            MongodFailed: They did not within 30 seconds, or a process ended.
+        """
+        async with self._patience():
+            while sorted(await self._states()) != [_PRIMARY, *[_SECONDARY] * (len(self.members) - 1)]:
+                await self._pause()
+
+    async def initiate(self) -> None:
+        """Make one set of the processes, once they listen."""
+        members = [{"_id": number, "host": member.address} for number, member in enumerate(self.members)]
+        settings = {"electionTimeoutMillis": _ELECTION_TIMEOUT_MS}
+        config = {"_id": _REPLICA_SET, "members": members, "settings": settings}
+        async with self._patience():
+            while await self.members[0].ask("replSetInitiate", config) is None and not await self._states():
+                await self._pause()
+        await self.until_complete()
+
+    async def _states(self) -> list[int]:
+        for member in self.members:
+            if (status := await member.ask("replSetGetStatus")) is not None:
+                return [told["state"] for told in status["members"]]
+        return []
+
+    async def _pause(self) -> None:
+        for member in self.members:
+            if member.has_ended():
+                raise MongodFailed("mongod did not come up; its log ends:\n" + member.log_end())
+        await asyncio.sleep(0.05)
+
+    @contextlib.asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(_UP_WITHIN_SECONDS):
+                yield
+        except TimeoutError as error:
+            ends = "\n".join(member.log_end() for member in self.members)
+            raise MongodFailed("mongod did not come up; its log ends:\n" + ends) from error
+
+
+@contextlib.asynccontextmanager
+async def running_replica_set(binary: Path, *, members: int = 3) -> AsyncIterator[ReplicaSet]:
+    """Run a replica set on free loopback ports; leaves nothing behind.
+
+    Args:
+        binary: What `find_mongod` found.
+        members: How many processes.
+
+    Raises:
+        MongodFailed: The servers did not come up within 30 seconds.
+    """
+    home = Path(tempfile.mkdtemp(prefix="sessions-mongod-", dir=_scratch()))
+    running: list[Member] = []
     try:
-        while True:
-            if process.poll() is not None or asyncio.get_running_loop().time() > ends:
-                raise MongodFailed("mongod did not come up; its log ends:\n" + log.read_text()[-2000:])  # noqa: ASYNC240 - on the way out
-            with contextlib.suppress(Exception):  # not listening yet, initiated already, or not yet primary
-                hello = await client.admin.command("hello")
-                if hello["isWritablePrimary"]:
-                    return
-                if "setName" not in hello:
-                    await client.admin.command("replSetInitiate", {"_id": _REPLICA_SET, "members": [member]})
-            await asyncio.sleep(0.05)
+        running.extend(Member(binary, home / str(number)) for number in range(members))
+        replica_set = ReplicaSet(tuple(running))
+        await replica_set.initiate()
+        yield replica_set
     finally:
-        await disconnect(client)
+        for member in running:
+            await member.kill()
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @contextlib.asynccontextmanager
@@ -75,21 +211,5 @@ async def running_mongod(binary: Path) -> AsyncIterator[str]:
     Raises:
         MongodFailed: The server did not come up within 30 seconds.
     """
-    home = Path(tempfile.mkdtemp(prefix="sessions-mongod-", dir=_scratch()))
-    log = home / "mongod.log"
-    log.touch()
-    port = _free_port()
-    command = [
-        *(str(binary), "--bind_ip", "127.0.0.1", "--port", str(port), "--dbpath", str(home)),
-        *("--replSet", _REPLICA_SET, "--logpath", str(log), "--wiredTigerCacheSizeGB", "0.5"),
-        *("--setParameter", "enableTestCommands=1", "--unixSocketPrefix", str(home)),
-    ]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # noqa: S603, ASYNC220 - our own binary; it returns at once
-    try:
-        await _initiate(process, port, log)
-        yield f"mongodb://127.0.0.1:{port}/?replicaSet={_REPLICA_SET}"
-    finally:
-        # Killed rather than asked: a primary told to stop lingers for its clients, and its data goes anyway.
-        process.kill()
-        await asyncio.to_thread(process.wait)
-        shutil.rmtree(home, ignore_errors=True)
+    async with running_replica_set(binary, members=1) as replica_set:
+        yield replica_set.uri
