@@ -5,8 +5,9 @@ Driver errors become this library's by a table; what error 175 killed is sent ag
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from copy import copy
 from datetime import UTC, datetime
 from importlib.metadata import version
 from time import monotonic
@@ -31,7 +32,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from sessions.document import COLLECTION
-from sessions.errors import InvalidSessionInput, SessionRef, StoreUnavailable, WriteOutcome
+from sessions.errors import InvalidSessionInput, SessionRef, StoreUnavailable, WatchInterrupted, WriteOutcome
 from sessions.queries import Query, Write
 from sessions.reads import Lookup
 
@@ -70,6 +71,16 @@ _OUTCOMES: Final[tuple[tuple[type[PyMongoError] | tuple[type[PyMongoError], ...]
     (OperationFailure, WriteOutcome.NOT_WRITTEN),
     (PyMongoError, WriteOutcome.UNKNOWN),
 )
+
+
+_INTERRUPTS: Final[Mapping[int, str]] = {
+    286: "the server no longer holds the changes since the token",
+    280: "the server does not find the token among its changes",
+    260: "the token is not one to go on from",
+    **dict.fromkeys((9, 15, 40647, 40648, 40649, 50811), "this is not a token of a watch"),
+    40573: "a standalone server has no change streams",
+}
+_STANDALONE: Final = 40573
 
 
 class DuplicateKey(Exception):
@@ -153,6 +164,11 @@ class SessionCollection:
                 write_concern=write_concern,
                 read_concern=ReadConcern("local"),
             )
+
+    @property
+    def timeout(self) -> float:
+        """Seconds within which a call is to end."""
+        return self._timeout
 
     def deadline(self) -> AbstractContextManager[None]:
         """One time limit for all that is sent within the block."""
@@ -285,3 +301,89 @@ class SessionCollection:
         """The address of the primary that the driver knows; costs no round trip."""
         servers = self._database.client.topology_description.server_descriptions()
         return next((address for address, server in servers.items() if server.is_writable), None)
+
+    async def changes(self, resume_after: str | None, *, wait: float) -> "ChangeStream":
+        """Open a stream of changes, from a token or from now on; its `try_next` waits so many seconds for a change."""
+        if self.is_double:
+            raise WatchInterrupted("the in-memory double has no change streams", needs_replica_set=True)
+
+        collection = self._read_at("majority")
+
+        async def open_stream() -> Any:
+            opening = collection.watch(
+                full_document="updateLookup",
+                # Not resume_after: that cannot go on behind a collection that was dropped and made again.
+                start_after=None if resume_after is None else {"_data": resume_after},
+                max_await_time_ms=max(1, round(wait * 1000)),
+            )
+            stream = await opening if isinstance(opening, Awaitable) else opening
+            return await stream.__aenter__()
+
+        with _interrupting():
+            return ChangeStream(await self._send(open_stream))
+
+    def committed(self) -> "SessionCollection":
+        """The same collection, read as a majority has acknowledged it."""
+        handle = copy(self)
+        handle._collection = self._read_at("majority")  # noqa: SLF001 - a copy of ours
+        return handle
+
+    async def confirm_primary(self) -> None:
+        """Return once a majority has confirmed the primary, and all that was ever acknowledged is committed on it."""
+        collection = self._read_at("linearizable")
+        await self._send(lambda: collection.find_one({"_id": ""}, {"_id": 1}))
+
+    def _read_at(self, level: str) -> Any:
+        return self._collection.with_options(read_concern=ReadConcern(level))
+
+
+@contextmanager
+def _interrupting() -> Iterator[None]:
+    try:
+        yield
+    except StoreUnavailable as error:
+        code = getattr(error.__cause__, "code", None)
+        if code is None or code not in _INTERRUPTS:
+            raise
+        cause = f"{_INTERRUPTS[code]}, code {code}"
+        raise WatchInterrupted(cause, needs_replica_set=code == _STANDALONE) from error
+
+
+class ChangeStream:
+    """An open stream of changes; after an error it is closed, and another one is opened from the last token."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._cursor = self._present_cursor()
+
+    def _present_cursor(self) -> object:
+        # Motor keeps PyMongo's stream in `delegate`. Neither driver says openly that it has resumed a stream.
+        return getattr(self._stream, "delegate", self._stream)._cursor  # noqa: SLF001 - see above
+
+    @property
+    def token(self) -> str | None:
+        """Where another stream goes on; it moves without changes too."""
+        token = self._stream.resume_token
+        return None if token is None else str(token["_data"])
+
+    async def try_next(self) -> dict[str, Any] | None:
+        """The next change, or None where none came in time.
+
+        Raises:
+            StoreUnavailable: The connection is lost, or the driver has quietly opened another stream.
+            WatchInterrupted: No stream can go on from here.
+        """
+        with _interrupting():
+            try:
+                change: dict[str, Any] | None = await self._stream.try_next()
+            except PyMongoError as error:
+                raise _unavailable(error, NOBODY, writes=False) from error
+        if self._present_cursor() is not self._cursor:
+            cause = "the driver opened another stream"
+            raise StoreUnavailable(NOBODY, outcome=WriteOutcome.NOT_WRITTEN, cause=cause)
+        return change
+
+    async def close(self, *, within: float) -> None:
+        """Free the server's cursor, as far as the server answers; a waiting `try_next` ends by it."""
+        with pymongo.timeout(within), suppress(PyMongoError):
+            await self._stream.close()
