@@ -1,5 +1,6 @@
 """Which session governs this conversation? Durable, atomic session records on MongoDB."""
 
+from sessions.cache import CachedRouter
 from sessions.document import ActiveScheduleSession
 from sessions.errors import (
     ConflictReason,
@@ -15,6 +16,7 @@ from sessions.errors import (
     StaleReply,
     StoreUnavailable,
     TransitionConflict,
+    WatchInterrupted,
 )
 from sessions.inputs import UNSET
 from sessions.models import (
@@ -28,12 +30,15 @@ from sessions.models import (
 )
 from sessions.repository import SessionRepository, open_repository
 from sessions.status import SessionStatus
+from sessions.watch import Change
 
 __all__ = [
     "UNSET",
     "ActiveScheduleSession",
     "ActiveScheduleSessionSnapshot",
     "ActiveScheduleSessionState",
+    "CachedRouter",
+    "Change",
     "ConflictReason",
     "ConversationBusy",
     "IndexesMissing",
@@ -54,5 +59,6 @@ __all__ = [
     "StoreUnavailable",
     "Transition",
     "TransitionConflict",
+    "WatchInterrupted",
     "open_repository",
 ]

@@ -11,7 +11,7 @@ from copy import copy
 from datetime import UTC, datetime
 from importlib.metadata import version
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import pymongo
 from bson.codec_options import CodecOptions
@@ -299,6 +299,8 @@ class SessionCollection:
 
     def primary(self) -> object:
         """The address of the primary that the driver knows; costs no round trip."""
+        if self.is_double:
+            return None
         servers = self._database.client.topology_description.server_descriptions()
         return next((address for address, server in servers.items() if server.is_writable), None)
 
@@ -349,16 +351,22 @@ def _interrupting() -> Iterator[None]:
         raise WatchInterrupted(cause, needs_replica_set=code == _STANDALONE) from error
 
 
+class _StreamLost(PyMongoError):
+    """The driver would have opened another stream by itself."""
+
+
+def _refuse_to_resume() -> NoReturn:
+    raise _StreamLost
+
+
 class ChangeStream:
     """An open stream of changes; after an error it is closed, and another one is opened from the last token."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self._cursor = self._present_cursor()
-
-    def _present_cursor(self) -> object:
-        # Motor keeps PyMongo's stream in `delegate`. Neither driver says openly that it has resumed a stream.
-        return getattr(self._stream, "delegate", self._stream)._cursor  # noqa: SLF001 - see above
+        # Both drivers resume a stream without a word, Motor (whose own stream is `delegate`) even one that is being
+        # closed in another thread; nobody would learn of the new one, and the server would keep its cursor.
+        getattr(stream, "delegate", stream)._resume = _refuse_to_resume  # noqa: SLF001 - there is no option for it
 
     @property
     def token(self) -> str | None:
@@ -370,17 +378,16 @@ class ChangeStream:
         """The next change, or None where none came in time.
 
         Raises:
-            StoreUnavailable: The connection is lost, or the driver has quietly opened another stream.
+            StoreUnavailable: The stream is lost; another one can go on from the token.
             WatchInterrupted: No stream can go on from here.
         """
         with _interrupting():
             try:
                 change: dict[str, Any] | None = await self._stream.try_next()
             except PyMongoError as error:
-                raise _unavailable(error, NOBODY, writes=False) from error
-        if self._present_cursor() is not self._cursor:
-            cause = "the driver opened another stream"
-            raise StoreUnavailable(NOBODY, outcome=WriteOutcome.NOT_WRITTEN, cause=cause)
+                lost = error.__context__ if isinstance(error, _StreamLost) else error
+                known = lost if isinstance(lost, PyMongoError) else error
+                raise _unavailable(known, NOBODY, writes=False) from known
         return change
 
     async def close(self, *, within: float) -> None:

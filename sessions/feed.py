@@ -15,13 +15,14 @@ from functools import cached_property
 from operator import methodcaller
 from random import uniform
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakSet
 
 from sessions.errors import SessionRef, StoreUnavailable, WatchInterrupted, WriteOutcome
 from sessions.models import ActiveScheduleSessionSnapshot, to_snapshot
 
 logger = logging.getLogger("sessions")
+Result = TypeVar("Result")
 
 LONGEST_WAIT: Final = 1.0
 """Seconds that a read waits for a change, unless a follower wants to know sooner that there is none."""
@@ -62,7 +63,9 @@ class Event:
         try:
             return to_snapshot(self.document)
         except (ValueError, KeyError) as error:
-            logger.warning("a change of %r is passed over, it is no session: %s", self.session_id, error)
+            # Not the error's text, which quotes the document.
+            kind = type(error).__name__
+            logger.warning("a change of %s is passed over, it is no session of ours (%s)", self.session_id, kind)
             return None
 
 
@@ -132,7 +135,7 @@ class Follower:
         return False
 
 
-def in_background(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+def in_background(work: Coroutine[Any, Any, Result], name: str) -> "asyncio.Task[Result]":
     """A task that takes nothing over from whoever happened to start it, such as the driver's time limit."""
     return asyncio.create_task(work, name=name, context=contextvars.Context())
 
@@ -269,7 +272,7 @@ class Feed:
             while self._followers and wait <= self._wait:
                 await self._until_room()
                 started = monotonic()
-                reading = asyncio.create_task(stream.try_next())
+                reading = asyncio.create_task(stream.try_next(), name="sessions: reading the change stream")
                 await self._answered(reading, primary)
                 change = reading.result()
                 self.token = stream.token or self.token

@@ -1,12 +1,21 @@
 """Following changes: one stream that all share, and one of his own for each who goes on from a token."""
 
+from datetime import datetime
 from functools import cached_property
+from time import monotonic
+from typing import TYPE_CHECKING
 
-from sessions import inputs
+from sessions import inputs, reads
+from sessions.clock import Clock, ServerClock
+from sessions.errors import SessionRef
 from sessions.feed import Feed
+from sessions.models import ActiveScheduleSessionSnapshot, to_snapshot
 from sessions.observing import ObservedCollection
 from sessions.repository.engine import Engine
 from sessions.watch import Scope, Watch
+
+if TYPE_CHECKING:
+    from sessions.cache import CachedRouter
 
 
 class Streams:
@@ -41,6 +50,52 @@ class Streams:
         self._is_closed = True
         for feed in list(self._feeds):
             await feed.close()
+
+
+class CacheUpstream:
+    """What a `CachedRouter` gets of its repository."""
+
+    def __init__(self, collection: ObservedCollection, clock: Clock, streams: Streams) -> None:
+        self._collection = collection
+        self._committed = collection.committed()
+        self._streams = streams
+        self._feed: Feed | None = None
+        # With a clock of the caller's the server's has to be learned too: changes carry its time.
+        self._own_clock = None if isinstance(clock, ServerClock) else ServerClock(collection)
+        self._server_clock = clock if isinstance(clock, ServerClock) else self._own_clock
+        self.timeout = collection.timeout
+        self.now = clock.reading if isinstance(clock, ServerClock) else clock.now
+        self.monotonic = monotonic
+        self.primary = collection.primary
+        self.confirm_primary = collection.confirm_primary
+
+    def as_of(self, wall_time: datetime) -> float | None:
+        """When, at the latest, the server's clock showed this, by the monotonic one; None where it is not known."""
+        return None if self._server_clock is None else self._server_clock.monotonic_at(wall_time)
+
+    async def governor(
+        self, user_id: int, conversation_id: str, *, committed: bool
+    ) -> ActiveScheduleSessionSnapshot | None:
+        """Who governs, by the primary; ``committed`` by what a majority has acknowledged."""
+        collection = self._committed if committed else self._collection
+        raw = await collection.find_one(reads.governor(user_id, conversation_id), about=SessionRef(user_id=user_id))
+        return to_snapshot(raw) if raw is not None else None
+
+    async def open(self, cache: "CachedRouter", *, wait: float) -> None:
+        """Begin to tell the cache of all changes and of this process's writes."""
+        self._collection.observers.add(cache)
+        self._feed = self._streams.shared()
+        await self._feed.follow(cache, wait=wait)
+        if self._own_clock is not None:
+            await self._own_clock.start()
+
+    async def close(self, cache: "CachedRouter") -> None:
+        """Tell it no more."""
+        self._collection.observers.discard(cache)
+        if self._feed is not None:
+            await self._feed.leave(cache)
+        if self._own_clock is not None:
+            await self._own_clock.close()
 
 
 class Following(Engine):
@@ -87,6 +142,9 @@ class Following(Engine):
             conversation_id=inputs.optional_identifier("conversation_id", conversation_id),
         )
         return Watch(self._streams.subscribe, scope, resume_after=inputs.optional_token("resume_after", resume_after))
+
+    def _cache_upstream(self) -> CacheUpstream:
+        return CacheUpstream(self._collection, self._clock, self._streams)
 
     async def _close_streams(self) -> None:
         await self._streams.close()
