@@ -1,0 +1,433 @@
+"""Random interleavings of writes, events, lookups, failovers and time: no route is older than the database held it.
+
+The real `CachedRouter` runs on a loop whose clock the test moves. The store, the stream and both halves of a lookup
+(when the server reads, when the answer arrives) are played step by step, so that a failing run is the same each time.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, cast
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from sessions import ActiveScheduleSessionSnapshot, CachedRouter, Route, SessionRepository, StoreUnavailable
+from sessions.feed import Event
+from sessions.lapsing import route_of
+from sessions.observing import Doubt
+from sessions.routes import Key
+
+START: Final = datetime(2026, 1, 1, tzinfo=UTC)
+MAX_STALENESS: Final = 5.0
+CLOCK_ERROR: Final = 0.5
+KEYS: Final[tuple[Key, ...]] = ((1, "a"), (1, "b"))
+
+Snapshot = ActiveScheduleSessionSnapshot | None
+
+
+class PlayedLoop(asyncio.SelectorEventLoop):
+    """A loop whose time is the test's."""
+
+    now = 1000.0
+
+    def time(self) -> float:
+        """The test's moment."""
+        return self.now
+
+    def settle(self) -> None:
+        """Run whatever can run without time passing."""
+        for _ in range(12):
+            self.call_soon(self.stop)
+            self.run_forever()
+
+
+@dataclass
+class Op:
+    """A write in the order of the server's log."""
+
+    kind: str
+    key: Key
+    session_id: str
+    revision: int
+    written_at: float
+    governs: Snapshot
+    """Who governs the conversation after it."""
+    document: dict[str, Any] | None
+    committed_at: float | None = None
+
+
+@dataclass
+class Store:
+    """The sessions and their log; ``committed`` operations are what the present primary shows of it to a majority."""
+
+    log: list[Op] = field(default_factory=list)
+    committed: int = 0
+
+    def states(self, key: Key) -> list[tuple[int, float, Snapshot]]:
+        """Who governed: from which operation, from when, and who."""
+        found: list[tuple[int, float, Snapshot]] = [(0, float("-inf"), None)]
+        found += [(n + 1, op.written_at, op.governs) for n, op in enumerate(self.log) if op.key == key]
+        return found
+
+    def governor(self, key: Key, *, after: int) -> Snapshot:
+        """Who governs once so many operations are carried out."""
+        return [governs for number, _, governs in self.states(key) if number <= after][-1]
+
+    def document(self, session_id: str, *, after: int) -> dict[str, Any] | None:
+        """A session once so many operations are carried out."""
+        found = [op.document for op in self.log[:after] if op.session_id == session_id]
+        return found[-1] if found else None
+
+    def commit(self, number: int, at: float) -> None:
+        """A majority has so many operations."""
+        for op in self.log[self.committed : number]:
+            op.committed_at = at if op.committed_at is None else op.committed_at
+        self.committed = max(self.committed, number)
+
+
+@dataclass
+class Asked:
+    """A lookup that the router has sent."""
+
+    key: Key
+    committed: bool
+    answer: asyncio.Future[Snapshot]
+    read: list[Snapshot] = field(default_factory=list)
+
+
+class PlayedUpstream:
+    """What the router gets of a repository, answered by the test."""
+
+    timeout = 60.0
+
+    def __init__(self, loop: PlayedLoop) -> None:
+        self._loop = loop
+        self.present = 1
+        self.asked: list[Asked] = []
+        self.confirming: list[asyncio.Future[None]] = []
+
+    def now(self) -> datetime:
+        """The repository's clock."""
+        return START + timedelta(seconds=self._loop.now)
+
+    def monotonic(self) -> float:
+        """The clock of age."""
+        return self._loop.now
+
+    def as_of(self, wall_time: datetime) -> float:
+        """Exact, less what the server's clock may be wrong by."""
+        return (wall_time - START).total_seconds() - CLOCK_ERROR
+
+    def primary(self) -> object:
+        """What the driver believes."""
+        return self.present
+
+    async def governor(self, user_id: int, conversation_id: str, *, committed: bool) -> Snapshot:
+        """Answered when the test says so."""
+        asked = Asked((user_id, conversation_id), committed, self._loop.create_future())
+        self.asked.append(asked)
+        return await asked.answer
+
+    async def confirm_primary(self) -> None:
+        """Confirmed when the test says so."""
+        self.confirming.append(self._loop.create_future())
+        await self.confirming[-1]
+
+    async def open(self, cache: CachedRouter, *, wait: float) -> None:
+        """The test tells of changes itself."""
+
+    async def close(self, cache: CachedRouter) -> None:
+        """Nothing to end."""
+
+
+class PlayedRepository:
+    """The door through which a cache gets its upstream."""
+
+    def __init__(self, upstream: PlayedUpstream) -> None:
+        self._upstream = upstream
+
+    def _cache_upstream(self) -> PlayedUpstream:
+        return self._upstream
+
+
+@dataclass
+class Call:
+    """A route that was asked for, and the last operation of this process's own that it has to show."""
+
+    key: Key
+    task: asyncio.Task[Route]
+    must_show: int
+
+
+class Interleavings(RuleBasedStateMachine):
+    """Each rule is one step that can happen at any moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = PlayedLoop()
+        self.upstream = PlayedUpstream(self.loop)
+        repository = cast("SessionRepository", PlayedRepository(self.upstream))
+        self.router = CachedRouter(repository, max_entries=2, max_staleness=timedelta(seconds=MAX_STALENESS))
+        self.store = Store()
+        self.stream: int | None = None
+        self.streams_primary: object = None
+        self.reading_since: float | None = None
+        self.own: list[int] = []
+        self.shown = dict.fromkeys(KEYS, 0)
+        self.calls: list[Call] = []
+        self.open_stream()
+
+    def teardown(self) -> None:
+        """Nothing is left running."""
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        self.loop.settle()
+        self.loop.close()
+
+    def _in_loop(self, work: Callable[[], object]) -> None:
+        self.loop.call_soon(work)
+        self.loop.settle()
+        self._check_answers()
+
+    # --- writes ---------------------------------------------------------------------------------------------------
+
+    def _write(self, key: Key, choice: int, *, expires_in: float | None) -> None:
+        governs = self.store.governor(key, after=len(self.store.log))
+        trigger = choice % 2
+        session_id = f"{key[1]}{trigger}"
+        stored = self.store.document(session_id, after=len(self.store.log))
+        if governs is not None:
+            session_id = governs.session_id
+            revision = governs.revision + 1
+            ends = choice >= 2
+            self._append("update", key, session_id, revision, None if ends else governs.state.expires_at, ends=ends)
+        elif stored is None:
+            expires_at = None if expires_in is None else self.upstream.now() + timedelta(seconds=expires_in)
+            self._append("insert", key, session_id, 1, expires_at, ends=False)
+        else:
+            op = Op("delete", key, session_id, 0, self.loop.now, None, None)
+            self.store.log.append(op)
+
+    def _append(
+        self, kind: str, key: Key, session_id: str, revision: int, expires_at: datetime | None, *, ends: bool
+    ) -> None:
+        snapshot = ActiveScheduleSessionSnapshot.model_validate(
+            {
+                "session_id": session_id,
+                "user_id": key[0],
+                "conversation_id": key[1],
+                "trigger_id": "t",
+                "status": "ignored" if ends else "waiting_user_reply",
+                "state": {"expires_at": expires_at},
+                "revision": revision,
+                # Tells the lives of a session apart that was purged and made again.
+                "created_at": START + timedelta(seconds=len(self.store.log)),
+                "updated_at": START,
+            }
+        )
+        document = {"_id": session_id, "user_id": key[0], "conversation_id": key[1], "revision": revision}
+        governs = None if ends else snapshot
+        self.store.log.append(Op(kind, key, session_id, revision, self.loop.now, governs, document))
+
+    @rule(key=st.sampled_from(KEYS), choice=st.integers(0, 3), expires_in=st.sampled_from([None, None, 3.0]))
+    def another_process_writes(self, key: Key, choice: int, expires_in: float | None) -> None:
+        """Only the stream will tell of it."""
+        self._write(key, choice, expires_in=expires_in)
+
+    @rule(key=st.sampled_from(KEYS), choice=st.integers(0, 3), expires_in=st.sampled_from([None, None, 3.0]))
+    def this_process_writes(self, key: Key, choice: int, expires_in: float | None) -> None:
+        """The write has reached the server; the acknowledgement has not come back."""
+        self._write(key, choice, expires_in=expires_in)
+        self.own.append(len(self.store.log))
+
+    @precondition(lambda self: self.own)
+    @rule(data=st.data())
+    def a_write_of_ones_own_returns(self, data: st.DataObject) -> None:
+        """Acknowledged, once a majority has it; from then on the cache has to show it."""
+        number = data.draw(st.sampled_from(self.own))
+        self.own.remove(number)
+        self.store.commit(number, self.loop.now)
+        op = self.store.log[number - 1]
+        document = op.document
+        if document is None:
+            self._in_loop(lambda: self.router.may_have_written(Doubt([op.session_id])))
+        else:
+            self._in_loop(lambda: self.router.wrote(document))
+            self.shown[op.key] = max(self.shown[op.key], number)
+
+    @precondition(lambda self: self.own)
+    @rule(data=st.data(), knows_conversation=st.booleans())
+    def a_write_of_ones_own_fails(self, data: st.DataObject, *, knows_conversation: bool) -> None:
+        """It was carried out, but nobody said so."""
+        number = data.draw(st.sampled_from(self.own))
+        self.own.remove(number)
+        op = self.store.log[number - 1]
+        doubt = Doubt([op.session_id], op.key[0], op.key[1] if knows_conversation else None)
+        self._in_loop(lambda: self.router.may_have_written(doubt))
+
+    @precondition(lambda self: self.store.committed < len(self.store.log))
+    @rule()
+    def a_majority_catches_up(self) -> None:
+        """The oldest write that was not committed is."""
+        self.store.commit(self.store.committed + 1, self.loop.now)
+
+    # --- the stream -----------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.stream is None)
+    @rule()
+    def open_stream(self) -> None:
+        """It goes on where the one before ended, on the primary that the driver knows now."""
+        self.stream = getattr(self, "position", 0)
+        self.streams_primary = self.upstream.present
+        self.reading_since = None
+        self._in_loop(self.router.opened)
+
+    @precondition(lambda self: self.stream is not None)
+    @rule()
+    def lose_stream(self) -> None:
+        """For whatever reason."""
+        self.position = self.stream
+        self.stream = None
+        self._in_loop(self.router.lost)
+
+    @rule(behind=st.integers(0, 3))
+    def fail_over(self, behind: int) -> None:
+        """The new primary has all that was acknowledged, but may not know yet that a majority has it."""
+        self.upstream.present += 1
+        self.store.committed = max(0, self.store.committed - behind)
+
+    @precondition(lambda self: self.upstream.confirming)
+    @rule()
+    def confirm(self) -> None:
+        """A majority has confirmed the present primary, and all that it holds."""
+        self.store.commit(len(self.store.log), self.loop.now)
+        for waiting in self.upstream.confirming:
+            if not waiting.done():
+                waiting.set_result(None)
+        self.upstream.confirming.clear()
+        self._in_loop(lambda: None)
+
+    def _believes_stream(self) -> bool:
+        # As the feed does: what a stream says is thrown away once the driver knows another primary.
+        return self.stream is not None and self.streams_primary == self.upstream.present
+
+    @precondition(lambda self: self._believes_stream())
+    @rule()
+    def begin_read(self) -> None:
+        """A read is sent."""
+        self.reading_since = self.loop.now
+
+    @precondition(lambda self: self._believes_stream() and self.reading_since is not None)
+    @rule()
+    def end_read(self) -> None:
+        """It brings the next event, or nothing where there is none."""
+        assert self.stream is not None
+        assert self.reading_since is not None
+        since, self.reading_since = self.reading_since, None
+        if self.stream >= self.store.committed:
+            # Nothing new is committed here; a primary that lags behind says the same.
+            self._in_loop(lambda: self.router.quiet(since))
+            return
+        op = self.store.log[self.stream]
+        self.stream += 1
+        event = Event(
+            kind=op.kind,
+            token=f"{self.stream:04x}",
+            wall_time=START + timedelta(seconds=op.written_at),
+            session_id=op.session_id,
+            revision=op.revision or None,
+            document=None if op.kind == "delete" else self.store.document(op.session_id, after=self.store.committed),
+        )
+        self._in_loop(lambda: self.router.happened(event))
+
+    # --- lookups --------------------------------------------------------------------------------------------------
+
+    @rule(key=st.sampled_from(KEYS))
+    def ask(self, key: Key) -> None:
+        """A chat message comes in."""
+        task = self.loop.create_task(self.router.route(*key))
+        self.calls.append(Call(key, task, self.shown[key]))
+        self._in_loop(lambda: None)
+
+    @precondition(lambda self: any(not asked.read for asked in self.upstream.asked))
+    @rule(data=st.data())
+    def the_server_reads(self, data: st.DataObject) -> None:
+        """Committed or not, as it was asked."""
+        asked = data.draw(st.sampled_from([asked for asked in self.upstream.asked if not asked.read]))
+        after = self.store.committed if asked.committed else len(self.store.log)
+        asked.read.append(self.store.governor(asked.key, after=after))
+
+    @precondition(lambda self: any(asked.read for asked in self.upstream.asked))
+    @rule(data=st.data())
+    def an_answer_arrives(self, data: st.DataObject) -> None:
+        """In whatever order."""
+        asked = data.draw(st.sampled_from([asked for asked in self.upstream.asked if asked.read]))
+        self.upstream.asked.remove(asked)
+        if not asked.answer.done():
+            asked.answer.set_result(asked.read[0])
+        self._in_loop(lambda: None)
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def a_caller_goes_away(self, data: st.DataObject) -> None:
+        """The others still get their answer."""
+        call = data.draw(st.sampled_from(self.calls))
+        self.calls.remove(call)
+        call.task.cancel()
+        self._in_loop(lambda: None)
+
+    @rule(seconds=st.sampled_from([0.1, 0.6, 1.0, 2.5, 4.0, 6.0]))
+    def time_passes(self, seconds: float) -> None:
+        """Nothing else does."""
+        self.loop.now += seconds
+        self._in_loop(lambda: None)
+
+    # --- what must hold -------------------------------------------------------------------------------------------
+
+    def _held(self, call: Call) -> Iterator[Snapshot]:
+        """Who governed at some moment of the last `MAX_STALENESS`, from this process's own writes on."""
+        states = self.store.states(call.key)
+        for (number, _, governs), after in zip(states, [*states[1:], None], strict=True):
+            # Until a majority has the write after it, a committed read may still show it.
+            until = None if after is None else self.store.log[after[0] - 1].committed_at
+            is_recent = until is None or until >= self.loop.now - MAX_STALENESS
+            replaced_by_own = after is not None and after[0] <= call.must_show
+            if is_recent and not replaced_by_own and number >= 0:
+                yield governs
+
+    def _check_answers(self) -> None:
+        for call in [call for call in self.calls if call.task.done()]:
+            self.calls.remove(call)
+            try:
+                route = call.task.result()
+            except StoreUnavailable:
+                continue  # no answer in time is no stale answer
+            possible = [route_of(governs, self.upstream.now()) for governs in self._held(call)]
+            assert route in possible, f"{call.key}: {route} is none of {possible}"
+
+    @invariant()
+    def it_stays_within_its_bounds(self) -> None:
+        """Two entries, and a conversation for each session in them."""
+        routes = self.router._routes
+        assert len(routes) <= 2
+        governing = {session_id: routes.get(key) for session_id, key in routes._key_of.items()}
+        assert all(entry and entry.session and entry.session.session_id == id_ for id_, entry in governing.items())
+
+
+def test_no_route_is_older_than_it_may_be() -> None:
+    """Whatever happens in whatever order, the database held each route within `max_staleness`; own writes show."""
+    run_state_machine_as_test(
+        Interleavings,
+        settings=settings(
+            max_examples=300,
+            stateful_step_count=60,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
