@@ -248,11 +248,14 @@ class CachedRouter(Follower):
         self._outdate_lookups()
         self._own_writes.clear()
 
-    def _shows(self, key: Key, session_id: str, revision: int) -> bool:
+    def _shows(self, key: Key, document: Mapping[str, Any], revision: int) -> bool:
         """Whether the entry shows that revision of the session, or a later one."""
         entry = self._routes.get(key)
         found = entry.session if entry is not None else None
-        return found is not None and found.session_id == session_id and found.revision >= revision
+        if found is None or found.revision < revision:
+            return False
+        # A session that was purged and made again has its id and counts its revisions anew.
+        return found.session_id == document["_id"] and found.created_at == document.get("created_at")
 
     def wrote(self, document: Mapping[str, Any]) -> None:
         """A write of this process was acknowledged: what it changed is looked up anew, at once."""
@@ -261,7 +264,7 @@ class CachedRouter(Follower):
         if document["conversation_id"] is None:
             return
         key = (document["user_id"], document["conversation_id"])
-        if not self._shows(key, session_id, revision):
+        if not self._shows(key, document, revision):
             self._evict(key)
 
     def may_have_written(self, doubt: Doubt) -> None:
@@ -293,7 +296,7 @@ class CachedRouter(Follower):
         else:
             key = (event.document.get("user_id", 0), event.document.get("conversation_id", ""))
             is_update = event.kind == "update" and event.revision is not None
-            if is_update and self._shows(key, event.session_id, event.revision or 0):
+            if is_update and self._shows(key, event.document, event.revision or 0):
                 return
             self._evict(key)
         if known is not None:

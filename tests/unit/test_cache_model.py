@@ -85,7 +85,7 @@ class Store:
         """A majority has so many operations."""
         for op in self.log[self.committed : number]:
             op.committed_at = at if op.committed_at is None else op.committed_at
-        self.committed = max(self.committed, number)
+        self.committed = max(self.committed, min(number, len(self.log)))
 
 
 @dataclass
@@ -199,8 +199,7 @@ class Interleavings:
 
     def _write(self, key: Key, choice: int, *, expires_in: float | None) -> None:
         governs = self.store.governor(key, after=len(self.store.log))
-        trigger = choice % 2
-        session_id = f"{key[1]}{trigger}"
+        session_id = f"of-{key[1]}"
         stored = self.store.document(session_id, after=len(self.store.log))
         if governs is not None:
             session_id = governs.session_id
@@ -214,6 +213,11 @@ class Interleavings:
             op = Op("delete", key, session_id, 0, self.loop.now, None, None)
             self.store.log.append(op)
 
+    def _created_at(self, session_id: str, *, is_new: bool) -> datetime:
+        """Tells the lives of a session apart that was purged and made again."""
+        stored = self.store.document(session_id, after=len(self.store.log))
+        return START + timedelta(seconds=len(self.store.log)) if is_new or stored is None else stored["created_at"]
+
     def _append(
         self, kind: str, key: Key, session_id: str, revision: int, expires_at: datetime | None, *, ends: bool
     ) -> None:
@@ -226,27 +230,29 @@ class Interleavings:
                 "status": "ignored" if ends else "waiting_user_reply",
                 "state": {"expires_at": expires_at},
                 "revision": revision,
-                # Tells the lives of a session apart that was purged and made again.
-                "created_at": START + timedelta(seconds=len(self.store.log)),
+                "created_at": self._created_at(session_id, is_new=kind == "insert"),
                 "updated_at": START,
             }
         )
-        document = {"_id": session_id, "user_id": key[0], "conversation_id": key[1], "revision": revision}
+        document = {"_id": session_id, **snapshot.model_dump(include={"user_id", "conversation_id", "revision"})}
+        document["created_at"] = snapshot.created_at
         governs = None if ends else snapshot
         self.store.log.append(Op(kind, key, session_id, revision, self.loop.now, governs, document))
 
-    def _write_something(self) -> None:
+    def _write_something(self, key: Key) -> None:
         expires_in = self.random.choice([None, None, 3.0])
-        self._write(self.random.choice(KEYS), self.random.randrange(4), expires_in=expires_in)
+        self._write(key, self.random.randrange(4), expires_in=expires_in)
 
     def another_process_writes(self) -> bool:
-        """Only the stream will tell of it."""
-        self._write_something()
+        """Only the stream will tell of it; a session that has ended may be purged before it does."""
+        key = self.random.choice(KEYS)
+        for _ in range(self.random.choice([1, 1, 3])):
+            self._write_something(key)
         return True
 
     def this_process_writes(self) -> bool:
         """The write has reached the server; the acknowledgement has not come back."""
-        self._write_something()
+        self._write_something(self.random.choice(KEYS))
         self.own.append(len(self.store.log))
         return True
 
@@ -275,10 +281,10 @@ class Interleavings:
         return True
 
     def a_majority_catches_up(self) -> bool:
-        """The oldest write that was not committed is."""
+        """The oldest writes that were not committed are."""
         if self.store.committed == len(self.store.log):
             return False
-        self.store.commit(self.store.committed + 1, self.loop.now)
+        self.store.commit(self.store.committed + self.random.choice([1, 3]), self.loop.now)
         return True
 
     # --- the stream -----------------------------------------------------------------------------------------------
@@ -440,8 +446,8 @@ class Interleavings:
 
 
 STEPS: Final[dict[Callable[[Interleavings], bool], int]] = {
-    Interleavings.another_process_writes: 5,
-    Interleavings.this_process_writes: 4,
+    Interleavings.another_process_writes: 3,
+    Interleavings.this_process_writes: 3,
     Interleavings.a_write_of_ones_own_returns: 8,
     Interleavings.a_write_of_ones_own_fails: 1,
     Interleavings.a_majority_catches_up: 12,
@@ -452,11 +458,11 @@ STEPS: Final[dict[Callable[[Interleavings], bool], int]] = {
     Interleavings.confirm: 15,
     Interleavings.begin_read: 30,
     Interleavings.end_read: 30,
-    Interleavings.ask: 25,
+    Interleavings.ask: 40,
     Interleavings.the_server_reads: 30,
     Interleavings.an_answer_arrives: 30,
     Interleavings.a_caller_goes_away: 1,
-    Interleavings.time_passes: 15,
+    Interleavings.time_passes: 20,
 }
 
 
