@@ -1,6 +1,7 @@
 """Which session governs this conversation? Durable, atomic session records on MongoDB."""
 
 from sessions.bridge import SessionBridge
+from sessions.cache import CachedRouter
 from sessions.document import ActiveScheduleSession
 from sessions.errors import (
     ConflictReason,
@@ -16,6 +17,7 @@ from sessions.errors import (
     StaleReply,
     StoreUnavailable,
     TransitionConflict,
+    WatchInterrupted,
 )
 from sessions.inputs import UNSET
 from sessions.models import (
@@ -52,6 +54,7 @@ from sessions.results import (
 )
 from sessions.status import SessionStatus
 from sessions.upkeep import Upkeep
+from sessions.watch import Change
 
 __all__ = [
     "UNSET",
@@ -64,6 +67,8 @@ __all__ = [
     "ApplyFailed",
     "AskUser",
     "Asked",
+    "CachedRouter",
+    "Change",
     "Close",
     "Closed",
     "ConflictReason",
@@ -99,6 +104,7 @@ __all__ = [
     "TransitionConflict",
     "Turn",
     "Upkeep",
+    "WatchInterrupted",
     "action_url",
     "open_repository",
 ]

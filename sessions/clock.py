@@ -17,6 +17,8 @@ logger = logging.getLogger("sessions")
 SAMPLES: Final = 5
 RENEW_EVERY: Final = timedelta(minutes=5)
 _RETRY_SECONDS: Final = 1.0
+# How far two clocks may part in a second; quartz keeps within half of it.
+_DRIFT: Final = 0.0002
 
 
 class Clock(Protocol):
@@ -58,13 +60,16 @@ class ServerClock:
     def __init__(self, collection: SessionCollection) -> None:
         self._collection = collection
         self._server_at_zero = datetime.min.replace(tzinfo=UTC)
+        self._measured_at = 0.0
         self._primary: object = None
         self._stale = asyncio.Event()
         self._renewal: asyncio.Task[None] | None = None
         self.error = timedelta.max
 
     async def start(self) -> None:
-        """Measure once, then keep measuring in the background."""
+        """Measure once, then keep measuring in the background, until `close`."""
+        if self._renewal is not None:
+            return
         await self._measure()
         self._renewal = asyncio.create_task(self._renew(), name="sessions: server clock")
 
@@ -81,6 +86,7 @@ class ServerClock:
             round_trip, told, between = best
             self._server_at_zero = told - timedelta(seconds=between)
             self.error = timedelta(seconds=round_trip / 2)
+            self._measured_at = between
         self._primary = primary
 
     async def _renew(self) -> None:
@@ -101,7 +107,20 @@ class ServerClock:
         primary = self._collection.primary()
         if primary is not None and primary != self._primary:
             self._stale.set()
-        return to_millisecond(self._server_at_zero + timedelta(seconds=monotonic()))
+        return to_millisecond(self.reading())
+
+    def reading(self) -> datetime:
+        """The server's time, to be asked for often: uncut, and without a look at the primary."""
+        return self._server_at_zero + timedelta(seconds=monotonic())
+
+    def monotonic_at(self, told: datetime) -> float | None:
+        """When, at the latest, the server's clock showed this, by the monotonic one; None before it was measured."""
+        if self._collection.primary() != self._primary:
+            self._stale.set()
+            return None
+        age = monotonic() - self._measured_at
+        error = self.error.total_seconds() + age * _DRIFT
+        return (told - self._server_at_zero).total_seconds() - error
 
     async def close(self) -> None:
         """Stop measuring."""

@@ -5,12 +5,13 @@ Driver errors become this library's by a table; what may pass by itself is sent 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from copy import copy
 from datetime import UTC, datetime
 from importlib.metadata import version
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import pymongo
 from bson.codec_options import CodecOptions
@@ -30,7 +31,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from sessions.document import COLLECTION
-from sessions.errors import InvalidSessionInput, SessionRef, StoreUnavailable, WriteOutcome
+from sessions.errors import InvalidSessionInput, SessionRef, StoreUnavailable, WatchInterrupted, WriteOutcome
 from sessions.index_comparison import as_listed
 from sessions.queries import Write
 from sessions.reads import Lookup
@@ -77,6 +78,16 @@ _OUTCOMES: Final[tuple[tuple[type[PyMongoError] | tuple[type[PyMongoError], ...]
 # The network between a router and its shards, and a primary that goes, told by code alone: the write may have happened.
 _UNCLEAR_CODES: Final = frozenset({6, 7, 64, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 _PASSES: Final = (ConnectionFailure, WriteConcernError)
+
+
+_INTERRUPTS: Final[Mapping[int, str]] = {
+    286: "the server no longer holds the changes since the token",
+    280: "the server does not find the token among its changes",
+    260: "the token is not one to go on from",
+    **dict.fromkeys((9, 15, 40647, 40648, 40649, 50811), "this is not a token of a watch"),
+    40573: "a standalone server has no change streams",
+}
+_STANDALONE: Final = 40573
 
 
 class DuplicateKey(Exception):
@@ -233,6 +244,11 @@ class SessionCollection:
         # In a transaction the drivers leave out write and read concern: these are the transaction's.
         return {} if self._session is None else {"session": self._session}
 
+    @property
+    def timeout(self) -> float:
+        """Seconds within which a call is to end."""
+        return self._timeout
+
     async def _send(
         self, operation: Callable[[], Awaitable[Found]], *, about: SessionRef = NOBODY, writes: bool = False
     ) -> Found:
@@ -258,10 +274,8 @@ class SessionCollection:
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _unavailable(self, error: PyMongoError, about: SessionRef) -> StoreUnavailable:
-        code = getattr(error, "code", None)
-        cause = type(error).__name__ if code is None else f"{type(error).__name__}, code {code}"
         outcome = WriteOutcome.UNKNOWN if self._is_unclear else WriteOutcome.NOT_WRITTEN
-        return StoreUnavailable(about, outcome=outcome, cause=cause)
+        return StoreUnavailable(about, outcome=outcome, cause=_cause(error))
 
     async def find(self, lookup: Lookup, *, about: SessionRef = NOBODY) -> list[Query]:
         """The documents of a lookup, by its hint where the index is there and visible."""
@@ -371,5 +385,103 @@ class SessionCollection:
 
     def primary(self) -> object:
         """The address of the primary that the driver knows; costs no round trip."""
+        if self.is_double:
+            return None
         servers = self._database.client.topology_description.server_descriptions()
         return next((address for address, server in servers.items() if server.is_writable), None)
+
+    async def changes(self, resume_after: str | None, *, wait: float) -> "ChangeStream":
+        """Open a stream of changes, from a token or from now on; its `try_next` waits so many seconds for a change."""
+        if self.is_double:
+            raise WatchInterrupted("the in-memory double has no change streams", needs_replica_set=True)
+
+        collection = self._read_at("majority")
+
+        async def open_stream() -> Any:
+            opening = collection.watch(
+                full_document="updateLookup",
+                # Not resume_after: that cannot go on behind a collection that was dropped and made again.
+                start_after=None if resume_after is None else {"_data": resume_after},
+                max_await_time_ms=max(1, round(wait * 1000)),
+            )
+            stream = await opening if isinstance(opening, Awaitable) else opening
+            return await stream.__aenter__()
+
+        with _interrupting():
+            return ChangeStream(await self._send(open_stream))
+
+    def committed(self) -> "SessionCollection":
+        """The same collection, read as a majority has acknowledged it."""
+        handle = copy(self)
+        handle._collection = self._read_at("majority")  # noqa: SLF001 - a copy of ours
+        return handle
+
+    async def confirm_primary(self) -> None:
+        """Return once a majority has confirmed the primary, and all that was ever acknowledged is committed on it."""
+        collection = self._read_at("linearizable")
+        await self._send(lambda: collection.find_one({"_id": ""}, {"_id": 1}))
+
+    def _read_at(self, level: str) -> Any:
+        return self._collection.with_options(read_concern=ReadConcern(level))
+
+
+def _cause(error: PyMongoError) -> str:
+    code = getattr(error, "code", None)
+    return type(error).__name__ if code is None else f"{type(error).__name__}, code {code}"
+
+
+@contextmanager
+def _interrupting() -> Iterator[None]:
+    try:
+        yield
+    except StoreUnavailable as error:
+        code = getattr(error.__cause__, "code", None)
+        if code is None or code not in _INTERRUPTS:
+            raise
+        cause = f"{_INTERRUPTS[code]}, code {code}"
+        raise WatchInterrupted(cause, needs_replica_set=code == _STANDALONE) from error
+
+
+class _StreamLost(PyMongoError):
+    """The driver would have opened another stream by itself."""
+
+
+def _refuse_to_resume() -> NoReturn:
+    raise _StreamLost
+
+
+class ChangeStream:
+    """An open stream of changes; after an error it is closed, and another one is opened from the last token."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        # Both drivers resume a stream without a word, Motor (whose own stream is `delegate`) even one that is being
+        # closed in another thread; nobody would learn of the new one, and the server would keep its cursor.
+        getattr(stream, "delegate", stream)._resume = _refuse_to_resume  # noqa: SLF001 - there is no option for it
+
+    @property
+    def token(self) -> str | None:
+        """Where another stream goes on; it moves without changes too."""
+        token = self._stream.resume_token
+        return None if token is None else str(token["_data"])
+
+    async def try_next(self) -> dict[str, Any] | None:
+        """The next change, or None where none came in time.
+
+        Raises:
+            StoreUnavailable: The stream is lost; another one can go on from the token.
+            WatchInterrupted: No stream can go on from here.
+        """
+        with _interrupting():
+            try:
+                change: dict[str, Any] | None = await self._stream.try_next()
+            except PyMongoError as error:
+                lost = error.__context__ if isinstance(error, _StreamLost) else error
+                known = lost if isinstance(lost, PyMongoError) else error
+                raise StoreUnavailable(NOBODY, outcome=WriteOutcome.NOT_WRITTEN, cause=_cause(known)) from known
+        return change
+
+    async def close(self, *, within: float) -> None:
+        """Free the server's cursor, as far as the server answers; a waiting `try_next` ends by it."""
+        with pymongo.timeout(within), suppress(PyMongoError):
+            await self._stream.close()

@@ -10,6 +10,7 @@ SessionError
 ├── StalePreview          409  the session offers another preview now
 ├── StaleReply            409  the session asks another question now
 ├── LeaseLost             409  the claim was taken over, given back or ended
+├── WatchInterrupted      410  changes cannot be followed from there, or not on this server
 ├── StoreUnavailable      503  no primary answered in time; ``outcome`` says whether it may have written
 └── IndexesMissing        503  the database does not hold the governor index
 """
@@ -214,6 +215,25 @@ class LeaseLost(SessionError):
 
     def __init__(self, about: SessionRef) -> None:
         super().__init__(about, "the claim lost its lease: stop the work and throw its result away")
+
+
+class WatchInterrupted(SessionError):
+    """Changes cannot be followed from where the watcher left off, or not at all on this server.
+
+    Attributes:
+        needs_replica_set: This server, or the in-memory double, has no change streams.
+    """
+
+    http_status: ClassVar[int] = 410
+
+    def __init__(self, cause: str, *, needs_replica_set: bool = False) -> None:
+        advice = (
+            "following changes needs a replica set, of one member at least: start mongod with --replSet"
+            if needs_replica_set
+            else "read the sessions that matter, then watch anew without resume_after"
+        )
+        super().__init__(SessionRef(), f"changes cannot be followed ({cause}): {advice}")
+        self.needs_replica_set = needs_replica_set
 
 
 class WriteOutcome(StrEnum):

@@ -107,14 +107,18 @@ INTEGERS: Final[Mapping[str, IntegerLimit]] = {
     "page limit": IntegerLimit(1, 1_000),
     "limit": IntegerLimit(1, 100_000),
     "max_attempts": IntegerLimit(1, 1_000),
+    "max_entries": IntegerLimit(1, 10_000_000),
 }
 DURATIONS: Final[Mapping[str, DurationLimit]] = {
     "lease": DurationLimit(timedelta(milliseconds=1), timedelta(days=7)),
     "timeout": DurationLimit(timedelta(milliseconds=1), timedelta(hours=1)),
     "max_rerun": DurationLimit(timedelta(milliseconds=1), timedelta(days=7)),
     "every": DurationLimit(timedelta(milliseconds=1), timedelta(days=7)),
+    "max_staleness": DurationLimit(timedelta(milliseconds=10), timedelta(hours=1)),
 }
 MOST_CONVERSATIONS: Final = 1_000
+_LONGEST_TOKEN: Final = 4_096
+_HEX_DIGITS: Final = frozenset("0123456789abcdefABCDEF")
 AWARE: Final = "a datetime with a time zone, between the years 1 and 9999 in UTC"
 AHEAD: Final = "a moment still ahead by the repository's clock"
 
@@ -146,6 +150,15 @@ def optional_identifier(argument: str, value: object) -> str | None:
 def settable_identifier(argument: str, value: object) -> str | Unset | None:
     """An id, None to clear the field, or `UNSET` to leave it."""
     return UNSET if value is UNSET else optional_identifier(argument, value)
+
+
+def optional_token(argument: str, value: object) -> str | None:
+    """The token of a watch, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value or len(value) > _LONGEST_TOKEN or not set(value) <= _HEX_DIGITS:
+        raise InvalidSessionInput(argument, "None, or the `token` of a Change or of a watch")
+    return str.__str__(value)
 
 
 def text(argument: str, value: object, *, limit: TextLimit | None = None) -> str:

@@ -95,6 +95,7 @@ BACKENDS: Final[Mapping[str, Backend]] = {
         gaps={
             "server": "mongomock-motor is no server: neither plans nor commands nor atomicity can be seen on it",
             "transactions": "mongomock-motor has none",
+            "change_streams": "mongomock-motor has no change streams",
             "beanie": "Beanie 2 does not start on mongomock-motor" if _BEANIE_2 else "",
         },
     ),

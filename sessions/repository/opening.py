@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Final, Self
 from sessions import inputs
 from sessions.clock import Clock, GivenClock, ServerClock, system_time
 from sessions.document import INDEXES, ROUTING_INDEX
-from sessions.driver import DuplicateKey, SessionCollection
+from sessions.driver import DuplicateKey
 from sessions.errors import IndexesMissing, InvalidSessionInput
 from sessions.index_comparison import differences
+from sessions.observing import ObservedCollection
 from sessions.repository.applying import Applying
 from sessions.repository.binding import Binding
 from sessions.repository.claims import Claims
 from sessions.repository.creation import Creation
 from sessions.repository.endings import Endings
+from sessions.repository.following import Following
 from sessions.repository.lookups import Lookups
 from sessions.repository.outcomes import Outcomes
 from sessions.repository.sweeps import Sweeps
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 DEFAULT_LEASE: Final = timedelta(seconds=60)
 
 
-class SessionRepository(Creation, Lookups, Binding, Claims, Outcomes, Applying, Endings, Sweeps):
+class SessionRepository(Creation, Lookups, Binding, Claims, Outcomes, Applying, Endings, Sweeps, Following):
     """The sessions of one database; `open_repository` makes it.
 
     Every status change that succeeds is one atomic write; every refusal is a typed error that says why.
@@ -38,7 +40,11 @@ class SessionRepository(Creation, Lookups, Binding, Claims, Outcomes, Applying, 
     """
 
     async def close(self) -> None:
-        """Stop following the server's clock; the client stays open, it is the caller's. May be called twice."""
+        """Stop following changes and the server's clock; the client stays open, it is the caller's.
+
+        May be called twice.
+        """
+        await self._close_streams()
         await self._clock.close()
 
     async def __aenter__(self) -> Self:
@@ -110,7 +116,7 @@ def open_repository(
     checked_attempts = inputs.integer("max_attempts", max_attempts)
     if clock is not None and not callable(clock):
         raise InvalidSessionInput("clock", "None, or a callable that returns an aware datetime")
-    collection = SessionCollection(database, timeout=inputs.seconds("timeout", timeout))
+    collection = ObservedCollection(database, timeout=inputs.seconds("timeout", timeout))
 
     async def opened() -> SessionRepository:
         if create:
@@ -130,7 +136,7 @@ def open_repository(
     return Opening(lambda: opened().__await__())
 
 
-async def _create_all(collection: SessionCollection) -> None:
+async def _create_all(collection: ObservedCollection) -> None:
     for index in INDEXES:
         try:
             await collection.create_index(index)
@@ -139,7 +145,7 @@ async def _create_all(collection: SessionCollection) -> None:
             raise IndexesMissing((f"index {name} cannot be built: sessions in the database violate it",)) from error
 
 
-async def _verify(collection: SessionCollection) -> None:
+async def _verify(collection: ObservedCollection) -> None:
     declared = next(dict(index.document) for index in INDEXES if index.document["name"] == ROUTING_INDEX)
     present = (await collection.indexes()).get(ROUTING_INDEX)
     if found := differences(declared, present):

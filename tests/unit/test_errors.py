@@ -66,6 +66,11 @@ MADE: Final[dict[str, tuple[int, Callable[[], SessionError], dict[str, object]]]
         lambda: sessions.StoreUnavailable(ABOUT, outcome=WriteOutcome.UNKNOWN, cause="AutoReconnect"),
         {"outcome": WriteOutcome.UNKNOWN},
     ),
+    "WatchInterrupted": (
+        410,
+        lambda: sessions.WatchInterrupted("the token is not one to go on from, code 260"),
+        {"needs_replica_set": False},
+    ),
     "IndexesMissing": (
         503,
         lambda: sessions.IndexesMissing(("index x is missing",)),
@@ -79,7 +84,7 @@ PUBLIC: Final = {
     *("AskUser", "ShowPreview", "Close", "Fail", "NotAnAnswer"),
     *("FreeChat", "Asked", "PreviewShown", "Closed", "Held", "AlreadyHandled", "RerunFailed", "TimedOut"),
     *("Superseded", "Applied", "ApplyFailed", "Dismissed"),
-    *("SessionError", "ConflictReason", *MADE),
+    *("SessionError", "ConflictReason", *MADE, "Change", "CachedRouter"),
 }
 
 
@@ -164,6 +169,14 @@ def test_invalid_input_is_a_value_error() -> None:
 def test_missing_indexes_name_the_command() -> None:
     """An operator who reads only the last line of a log knows what to run."""
     assert "python -m indexes apply" in str(sessions.IndexesMissing(("index x is missing",)))
+
+
+def test_following_says_what_it_needs() -> None:
+    """Whoever follows changes on a standalone server learns what to start instead."""
+    error = sessions.WatchInterrupted("a standalone server has no change streams", needs_replica_set=True)
+    assert "replica set" in str(error)
+    assert error.needs_replica_set
+    assert "resume_after" in str(sessions.WatchInterrupted("code 286"))
 
 
 def test_the_public_names() -> None:

@@ -27,12 +27,14 @@ INTEGERS = {
     "page limit": (1, 1_000),
     "limit": (1, 100_000),
     "max_attempts": (1, 1_000),
+    "max_entries": (1, 10_000_000),
 }
 DURATIONS = {
     "lease": (timedelta(milliseconds=1), timedelta(days=7)),
     "timeout": (timedelta(milliseconds=1), timedelta(hours=1)),
     "max_rerun": (timedelta(milliseconds=1), timedelta(days=7)),
     "every": (timedelta(milliseconds=1), timedelta(days=7)),
+    "max_staleness": (timedelta(milliseconds=10), timedelta(hours=1)),
 }
 BOOLS = (True, False)
 FIRST_MOMENT = datetime(1, 1, 1, tzinfo=UTC)

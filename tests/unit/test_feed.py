@@ -1,0 +1,348 @@
+"""The feed over a stream that the test plays: when it is opened again, whom it tells, what it gives up."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import pytest
+import pytest_asyncio
+
+from sessions import StoreUnavailable, WatchInterrupted
+from sessions import feed as feeding
+from sessions import watch as watching
+from sessions.errors import SessionRef, WriteOutcome
+from sessions.feed import Event, Feed, Follower, to_event
+from sessions.watch import Scope, Watch
+
+AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
+PATIENCE: Final = 10.0
+
+
+def lost() -> StoreUnavailable:
+    """What a stream raises that another one can replace."""
+    return StoreUnavailable(SessionRef(), outcome=WriteOutcome.NOT_WRITTEN, cause="played")
+
+
+def change(number: int, *, session_id: str | None = None, revision: int | None = None) -> dict[str, Any]:
+    """A change as the server tells it."""
+    session_id = session_id or f"s{number}"
+    document = {
+        "_id": session_id,
+        "user_id": 1,
+        "conversation_id": "c",
+        "trigger_id": "t",
+        "status": "waiting_user_reply",
+        "revision": number,
+        "created_at": AT,
+        "updated_at": AT,
+    }
+    return {
+        "_id": {"_data": f"{number:04x}"},
+        "operationType": "update",
+        "wallTime": AT,
+        "documentKey": {"_id": session_id},
+        "fullDocument": document,
+        "updateDescription": {"updatedFields": {"revision": number if revision is None else revision}},
+    }
+
+
+class PlayedStream:
+    """What the test puts in comes out; without anything a read waits."""
+
+    def __init__(self, token: str) -> None:
+        self.token: str | None = token
+        self.answers: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
+        self.is_closed = False
+
+    async def try_next(self) -> dict[str, Any] | None:
+        """The next of what was put in."""
+        answer = await self.answers.get()
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is not None:
+            self.token = answer["_id"]["_data"]
+        return answer
+
+    async def close(self, *, within: float) -> None:  # noqa: ARG002 - the protocol's
+        """Noted."""
+        self.is_closed = True
+
+
+class PlayedSource:
+    """Streams for the feed, and what it asked for."""
+
+    def __init__(self) -> None:
+        self.present: object = "first"
+        self.streams: list[PlayedStream] = []
+        self.asked: list[tuple[str | None, float]] = []
+        self.refusals: list[Exception] = []
+        self.opened = asyncio.Event()
+
+    async def changes(self, resume_after: str | None, *, wait: float) -> PlayedStream:
+        """A stream, or the next refusal."""
+        self.asked.append((resume_after, wait))
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self.streams.append(PlayedStream(resume_after or "0000"))
+        self.opened.set()
+        return self.streams[-1]
+
+    def primary(self) -> object:
+        """What the test says."""
+        return self.present
+
+
+class Recorder(Follower):
+    """Keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def joined(self, token: str | None) -> None:
+        """Kept."""
+        self.told.append(("joined", token))
+
+    def opened(self) -> None:
+        """Kept."""
+        self.told.append("opened")
+
+    def lost(self) -> None:
+        """Kept."""
+        self.told.append("lost")
+
+    def happened(self, event: Event) -> None:
+        """Kept."""
+        self.told.append(event.token)
+
+    def quiet(self, since: float) -> None:  # noqa: ARG002 - the protocol's
+        """Kept."""
+        self.told.append("quiet")
+
+    def ended(self, error: Exception | None) -> None:
+        """Kept."""
+        self.told.append(error)
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Let the feed go on until something holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not holds():  # noqa: ASYNC110 - the feed announces nothing to the test
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def source() -> PlayedSource:
+    """Where the streams come from."""
+    return PlayedSource()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def feed(source: PlayedSource, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Feed]:
+    """A shared feed that looks and retries quickly."""
+    monkeypatch.setattr(feeding, "_PRIMARY_LOOK", 0.005)
+    monkeypatch.setattr(feeding, "_FIRST_PAUSE", 0.002)
+    made = Feed(source, patience=PATIENCE, is_shared=True)
+    yield made
+    await made.close()
+    assert all(stream.is_closed for stream in source.streams)
+
+
+async def test_a_lost_stream_goes_on_where_it_was(feed: Feed, source: PlayedSource) -> None:
+    """The next stream begins behind the last change that was told, and the followers learn of both moments."""
+    recorder = Recorder()
+    await feed.follow(recorder)
+    source.streams[0].answers.put_nowait(change(1))
+    source.streams[0].answers.put_nowait(None)
+    source.streams[0].answers.put_nowait(lost())
+    await until(lambda: len(source.streams) == 2)
+    assert source.asked == [(None, 1.0), ("0001", 1.0)]
+    assert recorder.told == [("joined", "0000"), "opened", "0001", "quiet", "lost", "opened"]
+
+
+async def test_it_tries_until_a_stream_stands_again(feed: Feed, source: PlayedSource) -> None:
+    """After the first stream nothing that may pass ends the feed."""
+    recorder = Recorder()
+    await feed.follow(recorder)
+    source.refusals = [lost() for _ in range(5)]
+    source.streams[0].answers.put_nowait(lost())
+    await until(lambda: len(source.streams) == 2)
+    assert len(source.asked) == 7
+    assert not feed.has_ended
+
+
+async def test_another_primary_is_another_stream(feed: Feed, source: PlayedSource) -> None:
+    """A stream that says that nothing happened is not believed once the primary has changed."""
+    recorder = Recorder()
+    await feed.follow(recorder)
+    await until(lambda: recorder.told[-1] == "opened")
+    source.present = "second"
+    source.streams[0].answers.put_nowait(None)
+    await until(lambda: len(source.streams) == 2)
+    assert "quiet" not in recorder.told
+
+
+async def test_a_read_that_hangs_is_given_up_when_the_primary_changes(feed: Feed, source: PlayedSource) -> None:
+    """A frozen server keeps its connections open: the feed does not wait for it."""
+    await feed.follow(recorder := Recorder())
+    source.present = None
+    await until(lambda: len(source.streams) == 2)
+    source.streams[1].answers.put_nowait(change(7))
+    await until(lambda: recorder.told[-1] == "0007")
+
+
+async def test_an_overdue_answer_is_not_waited_for(source: PlayedSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is dead without a word is replaced."""
+    monkeypatch.setattr(feeding, "_PRIMARY_LOOK", 0.005)
+    monkeypatch.setattr(feeding, "_FIRST_PAUSE", 0.002)
+    feed = Feed(source, patience=0.01)
+    await feed.follow(recorder := Recorder(), wait=0.01)
+    await until(lambda: len(source.streams) > 1)
+    assert "lost" in recorder.told
+    await feed.close()
+
+
+@pytest.mark.parametrize(
+    "refusal", [lost(), WatchInterrupted("played"), WatchInterrupted("played", needs_replica_set=True)]
+)
+async def test_a_first_stream_that_fails_is_the_callers_error(
+    feed: Feed, source: PlayedSource, refusal: Exception
+) -> None:
+    """All who wait for it get it, and nothing is left running."""
+    source.refusals = [refusal]
+    recorders = [Recorder(), Recorder()]
+    ends = await asyncio.gather(*(feed.follow(recorder) for recorder in recorders), return_exceptions=True)
+    assert ends == [refusal, refusal]
+    assert feed.has_ended
+    assert [recorder.told for recorder in recorders] == [[], []]
+
+
+async def test_an_interruption_ends_it_for_all(feed: Feed, source: PlayedSource) -> None:
+    """Whoever has to miss nothing learns that he may have."""
+    recorders = [Recorder(), Recorder()]
+    for recorder in recorders:
+        await feed.follow(recorder)
+    interruption = WatchInterrupted("played")
+    source.streams[0].answers.put_nowait(interruption)
+    await until(lambda: feed.has_ended and recorders[0].told[-1] is interruption)
+    assert [recorder.told[-2:] for recorder in recorders] == [["lost", interruption]] * 2
+
+
+async def test_a_bug_reaches_whoever_follows(
+    feed: Feed, source: PlayedSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What nobody expected is logged and handed on; nobody waits for ever."""
+    await feed.follow(recorder := Recorder())
+    source.streams[0].answers.put_nowait(ArithmeticError("a bug"))
+    await until(lambda: isinstance(recorder.told[-1], ArithmeticError))
+    assert "following changes failed" in caplog.text
+
+
+async def test_who_wants_to_know_sooner_gets_another_stream(feed: Feed, source: PlayedSource) -> None:
+    """A cache with a tight bound makes all reads shorter, without a change being missed."""
+    await feed.follow(first := Recorder())
+    source.streams[0].answers.put_nowait(change(1))
+    await until(lambda: first.told[-1] == "0001")
+    await feed.follow(Recorder(), wait=0.2)
+    source.streams[0].answers.put_nowait(None)
+    await until(lambda: len(source.streams) == 2)
+    assert source.asked[-1] == ("0001", 0.2)
+
+
+async def test_it_ends_with_the_last_of_its_followers(feed: Feed, source: PlayedSource) -> None:
+    """One may leave; when all have left, the stream is closed; one who was forgotten counts as having left."""
+    staying, leaving = Recorder(), Recorder()
+    await feed.follow(staying)
+    await feed.follow(leaving)
+    await feed.leave(leaving)
+    assert not feed.has_ended
+    del staying
+    gc.collect()
+    source.streams[0].answers.put_nowait(None)
+    await until(lambda: feed.has_ended and source.streams[0].is_closed)
+
+
+async def test_a_follower_that_is_cancelled_takes_nobody_with_it(source: PlayedSource) -> None:
+    """The first stream is opened by the feed's own task, for all who wait for it."""
+    may_open = asyncio.Event()
+    opened = source.changes
+
+    async def slowly(resume_after: str | None, *, wait: float) -> PlayedStream:
+        await may_open.wait()
+        return await opened(resume_after, wait=wait)
+
+    source.changes = slowly  # type: ignore[method-assign]  # the test plays a slow server
+    feed = Feed(source, patience=PATIENCE, is_shared=True)
+    impatient = asyncio.create_task(feed.follow(Recorder()))
+    await asyncio.sleep(0)
+    patient = asyncio.create_task(feed.follow(recorder := Recorder()))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.wait({impatient})
+    may_open.set()
+    await patient
+    assert recorder.told[-1] == "opened"
+    await feed.close()
+
+
+async def test_closed_before_it_began(source: PlayedSource) -> None:
+    """Whoever waits for the first stream of a feed that is closed finds its end, not an error."""
+    feed = Feed(source, patience=PATIENCE)
+    following = asyncio.create_task(feed.follow(recorder := Recorder()))
+    await asyncio.sleep(0)
+    await feed.close()
+    await following
+    assert recorder.told == [None]
+
+
+async def test_a_feed_of_its_own_waits_for_its_reader(source: PlayedSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not read stays with the server; what is read makes room."""
+    monkeypatch.setattr(watching, "MOST_PENDING", 3)
+    watch = Watch(lambda token: Feed(source, patience=PATIENCE, resume_after=token), Scope(), resume_after="0000")
+    async with watch:
+        for number in range(1, 11):
+            source.streams[0].answers.put_nowait(change(number))
+        await until(lambda: len(watch._pending) == 3)
+        await asyncio.sleep(0.02)
+        assert source.streams[0].answers.qsize() == 7
+        assert [(await anext(watch)).token for _ in range(10)] == [f"{number:04x}" for number in range(1, 11)]
+        assert watch.token == "000a"  # noqa: S105 - a token of a stream
+
+
+async def test_a_watcher_that_falls_behind_leaves_the_shared_stream(
+    feed: Feed, source: PlayedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on from what it has taken, by a stream of its own, when it reads again."""
+    monkeypatch.setattr(watching, "MOST_PENDING", 3)
+
+    def subscribe(token: str | None) -> Feed:
+        return feed if token is None else Feed(source, patience=PATIENCE, resume_after=token)
+
+    await feed.follow(recorder := Recorder())
+    async with Watch(subscribe, Scope(), resume_after=None) as watch:
+        source.streams[0].answers.put_nowait(change(1))
+        assert (await anext(watch)).token == "0001"  # noqa: S105 - a token of a stream
+        for number in range(2, 7):
+            source.streams[0].answers.put_nowait(change(number))
+        await until(lambda: recorder.told[-1] == "0006")
+        assert len(watch._pending) == 0
+        reading = asyncio.create_task(anext(watch))
+        await until(lambda: len(source.streams) == 2)
+        assert source.asked[-1][0] == "0001"
+        source.streams[1].answers.put_nowait(change(2))
+        assert (await reading).token == "0002"  # noqa: S105 - a token of a stream
+
+
+def test_only_an_events_own_revision_is_the_latest() -> None:
+    """A document that was looked up later, or is gone, or an event without a revision, is none."""
+    assert to_event(change(3)).is_latest
+    assert not to_event(change(3, revision=2)).is_latest
+    assert not to_event({**change(3), "fullDocument": None}).is_latest
+    without = {**change(3), "updateDescription": {"updatedFields": {"question_number": 2}}}
+    assert not to_event(without).is_latest
+    inserted = {**change(1), "operationType": "insert"}
+    del inserted["updateDescription"]
+    assert to_event(inserted).is_latest
+    dropped = {"_id": {"_data": "00"}, "operationType": "drop"}
+    assert to_event(dropped).session_id is None
