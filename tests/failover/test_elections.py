@@ -28,6 +28,7 @@ from sessions.document import COLLECTION
 from sessions.driver import DEFAULT_DRIVER, connect, disconnect
 from sessions.mongod import Member, ReplicaSet, find_mongod, running_mongod, running_replica_set
 
+pytestmark = pytest.mark.race
 WRITERS: Final = 20
 ELECTIONS: Final = 3
 PATIENCE: Final = 60.0

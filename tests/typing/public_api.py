@@ -4,6 +4,8 @@ from typing import assert_type
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
+    CachedRouter,
+    Change,
     Page,
     RerunClaim,
     Route,
@@ -27,3 +29,16 @@ async def answers(repository: SessionRepository, claim: RerunClaim) -> None:
     assert_type(await repository.release(claim), ActiveScheduleSessionSnapshot)
     assert_type(await repository.expire_due(), int)
     assert_type(await repository.count_by_status(), dict[SessionStatus, int])
+
+
+async def following(repository: SessionRepository) -> None:
+    """A change, its token and a cached route have theirs too."""
+    async with repository.watch(user_id=1) as changes:
+        assert_type(changes.token, str | None)
+        async for change in changes:
+            assert_type(change, Change)
+            assert_type(change.snapshot, ActiveScheduleSessionSnapshot)
+            assert_type(change.token, str)
+    async with CachedRouter(repository) as router:
+        assert_type(await router.route(1, "c"), Route)
+        assert_type(router.stats().hits, int)

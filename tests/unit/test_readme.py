@@ -70,8 +70,9 @@ def test_the_example_has_ten_lines() -> None:
 async def test_the_python_blocks_run(number: int, database: "Database", backend: Backend) -> None:
     """Each python block of README runs as it stands, given a ``database``."""
     source = blocks("python")[number]
-    if "init_beanie" in source and (gap := backend.gaps.get("beanie")):
-        pytest.skip(f"{backend.name}: {gap}")
+    for word, capability in (("init_beanie", "beanie"), (".watch(", "change_streams")):
+        if word in source and (gap := backend.gaps.get(capability)):
+            pytest.skip(f"{backend.name}: {gap}")
     # README blocks stand in an async function of their reader's.
     code = compile(source, f"README.md, block {number}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     running: Any = eval(code, {"database": database})  # noqa: S307 - our own README
