@@ -41,7 +41,7 @@ class ObservedCollection(SessionCollection):
 
     def _tell(self, document: Mapping[str, Any]) -> None:
         # Within a transaction of the caller's nothing has happened before he commits; the stream tells of it then.
-        if getattr(self, "is_within", False):
+        if getattr(self, "is_within", False):  # where the collection knows of transactions
             self._doubt(Doubt([document["_id"]], document["user_id"], document.get("conversation_id")))
             return
         for observer in list(self.observers):

@@ -24,7 +24,7 @@ MAX_STALENESS: Final = 5.0
 CLOCK_ERROR: Final = 0.5
 MAX_ENTRIES: Final = 2
 KEYS: Final[tuple[Key, ...]] = ((1, "a"), (1, "b"), (2, "c"))
-HISTORIES: Final = 150
+HISTORIES: Final = 100
 STEPS_EACH: Final = 400
 
 Snapshot = ActiveScheduleSessionSnapshot | None
