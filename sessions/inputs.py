@@ -114,6 +114,7 @@ DURATIONS: Final[Mapping[str, DurationLimit]] = {
     "timeout": DurationLimit(timedelta(milliseconds=1), timedelta(hours=1)),
     "max_rerun": DurationLimit(timedelta(milliseconds=1), timedelta(days=7)),
     "every": DurationLimit(timedelta(milliseconds=1), timedelta(days=7)),
+    "heartbeat": DurationLimit(timedelta(milliseconds=1), timedelta(days=7)),
     "max_staleness": DurationLimit(timedelta(milliseconds=10), timedelta(hours=1)),
 }
 MOST_CONVERSATIONS: Final = 1_000

@@ -14,7 +14,7 @@ from sessions.driver import connect, disconnect
 if TYPE_CHECKING:
     from sessions.driver import Database
 
-pytest_plugins = ["sessions.testing"]
+pytest_plugins = ["sessions.testing", "chat_fixtures"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -34,6 +34,7 @@ DURATIONS = {
     "timeout": (timedelta(milliseconds=1), timedelta(hours=1)),
     "max_rerun": (timedelta(milliseconds=1), timedelta(days=7)),
     "every": (timedelta(milliseconds=1), timedelta(days=7)),
+    "heartbeat": (timedelta(milliseconds=1), timedelta(days=7)),
     "max_staleness": (timedelta(milliseconds=10), timedelta(hours=1)),
 }
 BOOLS = (True, False)

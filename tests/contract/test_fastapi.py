@@ -1,0 +1,401 @@
+"""`sessions.fastapi`: opened and closed with the application, errors as problems, changes as server-sent events."""
+
+import asyncio
+import inspect
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Any
+
+import httpx
+import pytest
+import pytest_asyncio
+import uvicorn
+from fastapi import FastAPI, Header, HTTPException
+
+from sessions import (
+    AskUser,
+    CachedRouter,
+    SessionBridge,
+    SessionError,
+    SessionRepository,
+    Turn,
+    Upkeep,
+    errors,
+    open_repository,
+)
+from sessions.fastapi import (
+    Bridge,
+    Repository,
+    Router,
+    SessionEvent,
+    add_session_handlers,
+    problem_of,
+    session_events,
+    sessions_lifespan,
+)
+from sessions.testing import Backend
+
+if TYPE_CHECKING:
+    from sessions.driver import Database
+
+SECRET = "a text of the user"  # noqa: S105 - what must not be told
+
+
+async def graph(turn: Turn) -> AskUser:
+    """Asks the same again."""
+    return AskUser(turn.session.state.pending_question)
+
+
+def current_user(x_user: Annotated[int | None, Header()] = None) -> int:
+    """Who the test says it is."""
+    if x_user is None:
+        raise HTTPException(401)
+    return x_user
+
+
+def made_app(database: "Database", *, live: bool) -> FastAPI:
+    """An application with a route for each dependency; ``live`` where the backend has change streams."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with sessions_lifespan(
+            app,
+            open_repository(database, create_indexes=True),
+            bridge=lambda repository: SessionBridge(repository, graph),
+            router=CachedRouter if live else None,
+            upkeep=Upkeep,
+        ):
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+    add_session_handlers(app)
+    app.include_router(session_events(current_user, path="/events", heartbeat=timedelta(milliseconds=200)))
+
+    @app.get("/route/{conversation_id}")
+    async def route(conversation_id: str, router: Router) -> str:
+        return (await router.route(1, conversation_id)).action.value
+
+    @app.get("/sessions/{session_id}")
+    async def session(session_id: str, repository: Repository) -> SessionEvent:
+        return SessionEvent.of(await repository.get(session_id, user_id=1))
+
+    @app.post("/confirm/{session_id}")
+    async def confirm(session_id: str, preview_id: str, bridge: Bridge) -> str:
+        return type(await bridge.confirm(1, session_id, preview_id=preview_id)).__name__
+
+    return app
+
+
+@pytest.fixture
+def app(database: "Database", backend: Backend) -> FastAPI:
+    """The application on each backend."""
+    return made_app(database, live=not backend.gaps.get("change_streams"))
+
+
+@asynccontextmanager
+async def client_of(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an application that has started."""
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+            yield client
+
+
+def opened(app: FastAPI) -> SessionRepository:
+    """The application's repository."""
+    repository: SessionRepository = app.state.active_schedule_sessions.repository
+    return repository
+
+
+async def test_the_dependencies(app: FastAPI) -> None:
+    """A route gets repository, router and bridge of the application that serves it."""
+    async with client_of(app) as client:
+        made = await opened(app).create(1, "t", conversation_id="c", pending_question=SECRET)
+        assert (await client.get("/route/c")).json() == "resume"
+        told = (await client.get(f"/sessions/{made.session_id}")).json()
+        assert (told["status"], told["intercepts"], told["question_id"]) == (
+            "waiting_user_reply",
+            True,
+            made.question_id,
+        )
+        assert not {"user_id", "lease", "fencing_token", "answered_reply_ids", "trigger_id"} & set(told)
+
+
+async def test_what_is_not_open() -> None:
+    """A route without a lifespan, or one without a bridge, fails with what to do."""
+    app = FastAPI()
+
+    @app.get("/")
+    async def route(router: Router) -> None:
+        del router
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
+        with pytest.raises(RuntimeError, match="sessions_lifespan"):
+            await client.get("/")
+
+
+async def test_a_refusal_is_a_problem(app: FastAPI) -> None:
+    """Each refusal has its HTTP status, its kind, ids and reason, and nothing that a user wrote."""
+    async with client_of(app) as client:
+        made = await opened(app).create(1, "t", conversation_id="c", pending_question=SECRET)
+        ready = await opened(app).create(1, "u", preview_id="preview-1")
+        answers = [
+            await client.get("/sessions/none"),
+            await client.get("/sessions/" + "x" * 65),
+            await client.post(f"/confirm/{made.session_id}", params={"preview_id": "p"}),
+            await client.post(f"/confirm/{ready.session_id}", params={"preview_id": "p"}),
+        ]
+        assert (
+            await client.post(f"/confirm/{ready.session_id}", params={"preview_id": "preview-1"})
+        ).json() == "Applied"
+    assert [answer.status_code for answer in answers] == [404, 422, 409, 409]
+    for answer in answers:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert SECRET not in answer.text
+    missing, invalid, _, stale = (answer.json() for answer in answers)
+    assert missing == {
+        "type": "about:blank",
+        "title": "Not Found",
+        "status": 404,
+        "error": "SessionNotFound",
+        "session_id": "none",
+    }
+    assert (invalid["error"], invalid["argument"]) == ("InvalidSessionInput", "session_id")
+    assert stale == {
+        "type": "about:blank",
+        "title": "Conflict",
+        "status": 409,
+        "error": "StalePreview",
+        "session_id": ready.session_id,
+        "session_status": "ready_preview",
+        "revision": ready.revision,
+        "current_preview_id": "preview-1",
+    }
+
+
+KINDS = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, SessionError) and kind is not SessionError
+]
+
+
+async def test_every_error_is_a_problem(app: FastAPI) -> None:
+    """Every kind of error is answered with its own status, by one handler; a 503 says when to come again."""
+    async with client_of(app) as client:
+        stored = await opened(app).create(1, "t", pending_question=SECRET)
+        known = {"session_id": "s", "user_id": 1, "status": stored.status, "revision": 3, "session": stored}
+
+        @app.get("/failing/{number}")
+        async def failing(number: int) -> None:
+            # Made as unpickling makes it, since each kind has arguments of its own.
+            raise errors._rebuild(KINDS[number], SECRET, known)
+
+        for number, kind in enumerate(KINDS):
+            answer = await client.get(f"/failing/{number}")
+            assert answer.status_code == kind.http_status
+            assert answer.json() == {
+                "type": "about:blank",
+                "title": HTTPStatus(kind.http_status).phrase,
+                "status": kind.http_status,
+                "error": kind.__name__,
+                "session_id": "s",
+                "session_status": "waiting_user_reply",
+                "revision": 3,
+            }
+            assert answer.json() == problem_of(errors._rebuild(kind, SECRET, known))
+            assert ("retry-after" in answer.headers) is (kind.http_status == 503)
+
+
+# --- events, over a real server ---------------------------------------------------------------------------------
+
+
+class Served:
+    """An application under uvicorn, in this process."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.origin = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
+        # Not `serve`, which takes all signals of this process; by this one's handler the streams know their server.
+        self._before = signal.signal(signal.SIGTERM, self._server.handle_exit)
+        self._task = asyncio.create_task(self._server._serve([self._socket]))
+
+    async def until_up(self) -> None:
+        """Wait until it serves."""
+        while not self._server.started:
+            if self._task.done():
+                await self._task
+            await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        """As a signal would."""
+        self._server.should_exit = True
+        await asyncio.wait_for(self._task, 10)
+        signal.signal(signal.SIGTERM, self._before)
+        self._socket.close()
+
+
+class Events:
+    """Reads an event stream: fields of each block."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self.answer = answer
+        self._lines = answer.aiter_lines()
+
+    async def next_block(self) -> dict[str, str]:
+        """The next event or heartbeat; empty at the end."""
+        block: dict[str, str] = {}
+        async with asyncio.timeout(10):
+            async for line in self._lines:
+                if line:
+                    name, _, value = line.partition(":")
+                    block[name] = value.strip()
+                elif block:
+                    return block
+        return {}
+
+    async def next_event(self) -> dict[str, Any]:
+        """The next event's session, with its id."""
+        while block := await self.next_block():
+            if "data" in block:
+                assert block["event"] == "session"
+                return {**json.loads(block["data"]), "id": block["id"]}
+        raise AssertionError("the stream has ended")
+
+
+Follow = Callable[..., Awaitable[Events]]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def served(app: FastAPI) -> AsyncIterator[Served]:
+    """The application under uvicorn."""
+    server = Served(app)
+    await server.until_up()
+    yield server
+    await server.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def follow(served: Served) -> AsyncIterator[Follow]:
+    """Opens the event stream."""
+    async with httpx.AsyncClient(base_url=served.origin, timeout=20) as client:
+        answers: list[httpx.Response] = []
+
+        async def begin(user: int, *, last_event_id: str | None = None, **parameters: str) -> Events:
+            headers = {"x-user": str(user), **({"last-event-id": last_event_id} if last_event_id else {})}
+            request = client.build_request("GET", "/events", headers=headers, params=parameters)
+            answers.append(await client.send(request, stream=True))
+            return Events(answers[-1])
+
+        yield begin
+        for answer in answers:
+            await answer.aclose()
+
+
+@pytest.mark.needs("change_streams")
+async def test_events(app: FastAPI, follow: Follow) -> None:
+    """A user hears of his own sessions, as they change, and of nobody else's; a conversation narrows it."""
+    sessions = opened(app)
+    mine, narrowed = await follow(1), await follow(1, conversation_id="b", user_id="2")
+    assert mine.answer.headers["content-type"].startswith("text/event-stream")
+    await sessions.create(2, "theirs", conversation_id="b", pending_question="?")
+    for conversation in ("a", "b"):
+        await sessions.create(1, conversation, conversation_id=conversation, pending_question=SECRET)
+    told = [await mine.next_event(), await mine.next_event()]
+    assert [each["conversation_id"] for each in told] == ["a", "b"]
+    assert told[0]["state"] == {"pending_question": SECRET}  # his own
+    only = await narrowed.next_event()
+    assert (only["conversation_id"], only["session_id"]) == ("b", told[1]["session_id"])
+
+
+@pytest.mark.needs("change_streams")
+async def test_events_go_on(app: FastAPI, follow: Follow) -> None:
+    """With the last id a stream goes on behind it, also where the id came with a heartbeat."""
+    sessions = opened(app)
+    first = await follow(1)
+    begun = await first.next_block()
+    assert begun["id"]
+    assert "data" not in begun
+    await sessions.create(2, "theirs", pending_question="?")
+    beaten = begun
+    while beaten["id"] == begun["id"]:
+        beaten = await first.next_block()  # the token moves on although nothing of his changes
+    assert "data" not in beaten
+    made = [await sessions.create(1, f"t{number}", pending_question="?") for number in range(3)]
+    seen = await first.next_event()
+    await first.answer.aclose()
+    for last, missed in ((seen["id"], made[1:]), (beaten["id"], made), (begun["id"], made)):
+        again = await follow(1, last_event_id=last)
+        assert [(await again.next_event())["session_id"] for _ in missed] == [each.session_id for each in missed]
+
+
+@pytest.mark.needs("change_streams")
+async def test_events_refused(follow: Follow, served: Served) -> None:
+    """Nobody's stream is a 401, an id that is none a problem of its own: before the stream begins, not in it."""
+    answer = (await follow(1, last_event_id="no token")).answer
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+    answer = (await follow(1, last_event_id="00")).answer
+    assert (answer.status_code, answer.headers["content-type"]) == (410, "application/problem+json")
+    async with httpx.AsyncClient(base_url=served.origin) as client:
+        assert (await client.get("/events")).status_code == 401
+
+
+@pytest.mark.needs("change_streams")
+async def test_events_end_with_the_client(app: FastAPI, follow: Follow) -> None:
+    """A client that goes away is no longer followed for."""
+    streams = opened(app)._streams
+    events = [await follow(1) for _ in range(3)]
+    for each in events:
+        await each.next_block()
+    followers = streams.shared()._followers
+    before = len(followers)
+    for each in events:
+        await each.answer.aclose()
+    async with asyncio.timeout(10):
+        while len(followers) > before - 3:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.needs("change_streams")
+async def test_events_end_with_the_server(served: Served, follow: Follow) -> None:
+    """A server that is asked to stop ends its streams in good order, and is not kept from stopping."""
+    events = await follow(1)
+    await events.next_block()
+    await served.stop()
+    while await events.next_block():
+        pass
+    assert events.answer.is_stream_consumed
+
+
+async def test_events_without_a_replica_set(app: FastAPI, backend: Backend) -> None:
+    """Where there are no change streams the route says what is needed."""
+    if backend.is_real:
+        pytest.skip(f"{backend.name}: has change streams")
+    async with client_of(app) as client:
+        answer = await client.get("/events", headers={"x-user": "1"})
+    assert (answer.status_code, answer.json()["needs_replica_set"]) == (410, True)
+
+
+def test_a_missing_extra_is_named() -> None:
+    """Without FastAPI the import fails with the command that installs it."""
+    script = """
+import sys
+for package in ("fastapi", "sse_starlette"):
+    sys.modules[package] = None
+    try:
+        import sessions.fastapi
+    except ModuleNotFoundError as error:
+        print(error)
+    del sys.modules[package]
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603 - our own
+    wanted = "sessions.fastapi needs {}: pip install 'active-schedule-sessions[fastapi]'"
+    assert told.stdout.splitlines() == [wanted.format(package) for package in ("fastapi", "sse_starlette")]
