@@ -16,6 +16,7 @@ from pymongo.errors import (
 
 from indexes.errors import BadChoice, MissingRight, Unreachable
 from sessions.driver import SessionCollection
+from sessions.index_comparison import as_listed
 
 if TYPE_CHECKING:
     from sessions.driver import Database
@@ -95,11 +96,7 @@ class Server:
             if error.code == _NO_COLLECTION:
                 return None
             raise
-        found = {}
-        for entry in answer["cursor"]["firstBatch"]:
-            building = {"buildUUID": entry["buildUUID"]} if "buildUUID" in entry else {}
-            found[entry["spec"]["name"]] = {**entry["spec"], **building}
-        return found
+        return {listed["name"]: listed for listed in map(as_listed, answer["cursor"]["firstBatch"])}
 
     async def aggregate(
         self,

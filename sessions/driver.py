@@ -32,6 +32,7 @@ from pymongo.write_concern import WriteConcern
 
 from sessions.document import COLLECTION
 from sessions.errors import InvalidSessionInput, SessionRef, StoreUnavailable, WriteOutcome
+from sessions.index_comparison import as_listed
 from sessions.queries import Query, Write
 from sessions.reads import Lookup
 
@@ -263,11 +264,7 @@ class SessionCollection:
                 raise
             return list(answer["cursor"]["firstBatch"])
 
-        found: dict[str, Mapping[str, Any]] = {}
-        for entry in await self._send(read):
-            spec = {**entry["spec"], **({"buildUUID": entry["buildUUID"]} if "buildUUID" in entry else {})}
-            found[spec["name"]] = spec
-        return found
+        return {listed["name"]: listed for listed in map(as_listed, await self._send(read))}
 
     async def create_index(self, index: IndexModel) -> None:
         """Create one index; several in one command lose their partial filters on the double."""

@@ -39,6 +39,17 @@ _SERVER_FILLS_IN: Final[Mapping[str, object]] = {
 _COMPARED_WHERE_DECLARED: Final = ("wildcardProjection", "storageEngine", "textIndexVersion", "2dsphereIndexVersion")
 
 
+def as_listed(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The definition in an entry of ``listIndexes`` with ``includeIndexBuildInfo``.
+
+    One that is still being built carries its ``buildUUID``: the server tells it beside the definition, from 6.0 on
+    within ``indexBuildInfo`` (*measured* on 6.0.5), and lists the index like any other otherwise.
+    """
+    told = entry.get("indexBuildInfo", entry)
+    building = {"buildUUID": told.get("buildUUID")} if "indexBuildInfo" in entry or "buildUUID" in entry else {}
+    return {**entry["spec"], **building}
+
+
 class Aspect(StrEnum):
     """In what an index differs from the declared one."""
 
