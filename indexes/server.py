@@ -34,6 +34,7 @@ _RIGHTS: Final[Mapping[str, tuple[str, str]]] = {
     "explain": ("find", "read"),
     "aggregate": ("find", "read"),
     "createIndexes": ("createIndex", "readWrite"),
+    "setIndexCommitQuorum": ("createIndex", "readWrite"),
     "dropIndexes": ("dropIndex", "readWrite"),
     "findAndModify": ("update", "readWrite"),
     "delete": ("remove", "readWrite"),

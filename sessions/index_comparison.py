@@ -139,8 +139,8 @@ def as_listed(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for entry in answer["cursor"]["firstBatch"]:
         spec: dict[str, Any] = entry["spec"]
-        building = entry.get("indexBuildInfo")
-        found[spec["name"]] = spec if building is None else {**spec, "buildUUID": building.get("buildUUID")}
+        told = entry.get("indexBuildInfo", entry)  # beside the definition itself on servers before 6.0
+        found[spec["name"]] = {**spec, "buildUUID": told["buildUUID"]} if "buildUUID" in told else spec
     return found
 
 
