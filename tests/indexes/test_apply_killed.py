@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -309,3 +309,33 @@ async def test_killed_at_random_moments(server_uri: str, database: Any) -> None:
                 await run.kill()
             await _assert_recovers(database)
         ended.set()
+
+
+async def test_a_drop_that_has_to_wait_is_sent_again(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction may keep a drop waiting for longer than the lock's lease; the run goes on as soon as it ends."""
+    await _make_by_hand(database, "other key order")
+    send = Server.command
+    drops = 0
+    async with await _awaited(database.client.start_session()) as session:
+
+        async def command(server: Server, given: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+            nonlocal drops
+            if "dropIndexes" in given:
+                drops += 1
+                if drops == 1:
+                    await _awaited(session.start_transaction())
+                    await database[COLLECTION].update_one(
+                        {"_id": "session-1"}, {"$set": {"revision": 2}}, session=session
+                    )
+                elif drops == 2:
+                    await session.commit_transaction()
+            return await send(server, given, **options)
+
+        monkeypatch.setattr(Server, "command", command)
+        await _assert_recovers(database)
+    assert drops == 3
+
+
+async def _awaited(answer: Any) -> Any:
+    """What a call gives, whether or not this driver has to be waited for."""
+    return await answer if isinstance(answer, Awaitable) else answer
