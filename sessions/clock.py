@@ -115,7 +115,7 @@ class ServerClock:
 
     def monotonic_at(self, told: datetime) -> float | None:
         """When, at the latest, the server's clock showed this, by the monotonic one; None before it was measured."""
-        if self._collection.primary() != self._primary:
+        if self._primary is None or self._collection.primary() != self._primary:
             self._stale.set()
             return None
         age = monotonic() - self._measured_at

@@ -16,6 +16,7 @@ import pytest_asyncio
 from sessions import (
     ActiveScheduleSessionSnapshot,
     ApplyClaim,
+    CachedRouter,
     RerunClaim,
     SessionRepository,
     StoreUnavailable,
@@ -139,6 +140,26 @@ async def test_a_call_on_a_dead_server_ends_in_time(dead_database: Any, name: st
             await CALLS[name](repository)
     assert refusal.value.outcome is WriteOutcome.NOT_WRITTEN
     assert refusal.value.http_status == 503
+
+
+FOLLOWING: Final[dict[str, Callable[[SessionRepository], Awaitable[object]]]] = {
+    "watch": lambda repository: anext(repository.watch()),
+    "watch from a token": lambda repository: anext(repository.watch(resume_after="82")),
+    "enter a cache": lambda repository: CachedRouter(repository).__aenter__(),
+    "route without entering": lambda repository: CachedRouter(repository).route(1, "c"),
+}
+
+
+@pytest.mark.parametrize("way", list(FOLLOWING))
+async def test_following_on_a_dead_server_ends_in_time(dead_database: Any, way: str) -> None:
+    """A watch and a cache that cannot begin say so; nothing goes on trying behind their caller's back."""
+    options: dict[str, Any] = {"verify_indexes": False, "timeout": TIMEOUT, "clock": lambda: AT}
+    tasks = asyncio.all_tasks()
+    async with asyncio.timeout(BOUND), open_repository(dead_database, **options) as repository:
+        with pytest.raises(StoreUnavailable, match="try again later"):
+            await FOLLOWING[way](repository)
+        await asyncio.sleep(0)
+        assert not [task for task in asyncio.all_tasks() - tasks if task.get_name().startswith("sessions: ")]
 
 
 @pytest.mark.parametrize("way", list(OPENINGS))

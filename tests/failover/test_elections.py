@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -22,12 +23,14 @@ from sessions import (
     SessionError,
     SessionRepository,
     StoreUnavailable,
+    WatchInterrupted,
     open_repository,
 )
 from sessions.document import COLLECTION
 from sessions.driver import DEFAULT_DRIVER, connect, disconnect
 from sessions.mongod import Member, ReplicaSet, find_mongod, running_mongod, running_replica_set
 
+pytestmark = pytest.mark.race
 WRITERS: Final = 20
 ELECTIONS: Final = 3
 PATIENCE: Final = 60.0
@@ -250,6 +253,33 @@ async def test_a_frozen_server_makes_no_old_answers() -> None:
                     await asyncio.sleep(0.05)
             assert (await router.route(1, "c")).session == session
         await disconnect(client)
+
+
+async def test_a_standalone_server_says_what_is_needed(tmp_path: Path) -> None:
+    """A server that is no replica set has no change streams: a watch and a cache end with the one clear error."""
+    binary = find_mongod()
+    if binary is None:
+        pytest.skip("a server of the test's own is needed, without a replica set")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    server = await asyncio.create_subprocess_exec(
+        *(str(binary), "--bind_ip", "127.0.0.1", "--port", port, "--dbpath", str(tmp_path)),
+        *("--unixSocketPrefix", str(tmp_path), "--wiredTigerCacheSizeGB", "0.5"),
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    client: Any = connect(f"mongodb://127.0.0.1:{port}/")
+    try:
+        async with open_repository(client["alone"], create_indexes=True, timeout=20.0) as repository:
+            with pytest.raises(WatchInterrupted, match="replica set") as interruption:
+                await anext(repository.watch())
+            assert interruption.value.needs_replica_set
+            with pytest.raises(WatchInterrupted, match="replica set"):
+                await CachedRouter(repository).__aenter__()
+    finally:
+        await disconnect(client)
+        server.kill()
+        await server.wait()
 
 
 async def test_a_killed_consumer_goes_on_from_its_token(tmp_path: Path) -> None:

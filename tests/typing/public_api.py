@@ -10,6 +10,8 @@ from sessions import (
     ApplyFailed,
     Asked,
     AskUser,
+    CachedRouter,
+    Change,
     Closed,
     Dismissed,
     FreeChat,
@@ -70,3 +72,16 @@ async def outcomes(bridge: SessionBridge) -> None:
         case _:
             pass
     assert_type(action_url(start.session), str)
+
+
+async def following(repository: SessionRepository) -> None:
+    """A change, its token and a cached route have theirs too."""
+    async with repository.watch(user_id=1) as changes:
+        assert_type(changes.token, str | None)
+        async for change in changes:
+            assert_type(change, Change)
+            assert_type(change.snapshot, ActiveScheduleSessionSnapshot)
+            assert_type(change.token, str)
+    async with CachedRouter(repository) as router:
+        assert_type(await router.route(1, "c"), Route)
+        assert_type(router.stats().hits, int)

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, Final, cast
 
+import pytest
+
 from sessions import ActiveScheduleSessionSnapshot, CachedRouter, Route, SessionRepository, StoreUnavailable
 from sessions.feed import Event
 from sessions.lapsing import route_of
@@ -22,7 +24,7 @@ MAX_STALENESS: Final = 5.0
 CLOCK_ERROR: Final = 0.5
 MAX_ENTRIES: Final = 2
 KEYS: Final[tuple[Key, ...]] = ((1, "a"), (1, "b"), (2, "c"))
-HISTORIES: Final = 150
+HISTORIES: Final = 100
 STEPS_EACH: Final = 400
 
 Snapshot = ActiveScheduleSessionSnapshot | None
@@ -487,3 +489,88 @@ def test_no_route_is_older_than_it_may_be() -> None:
         hits, refusals, evictions = hits + stats.hits, refusals + stats.stale_refusals, evictions + stats.evictions
     # What never happens is not checked.
     assert min(hits, refusals, evictions) > HISTORIES
+
+
+@pytest.fixture
+def history() -> Iterator[Interleavings]:
+    """Steps that the test takes itself, from an open stream on a confirmed primary on."""
+    taken = Interleavings(0)
+    taken.confirm()
+    yield taken
+    taken.teardown()
+
+
+def governed(history: Interleavings) -> None:
+    """A session governs the first conversation, and everybody knows."""
+    history._write(KEYS[0], 0, expires_in=None)
+    history.store.commit(1, history.loop.now)
+    tell(history)
+
+
+def tell(history: Interleavings) -> None:
+    """The stream brings the next event, or nothing."""
+    history.begin_read()
+    history.end_read()
+
+
+def asked(history: Interleavings) -> Call:
+    """Somebody asks about the first conversation."""
+    call = Call(KEYS[0], history.loop.create_task(history.router.route(*KEYS[0])), 0)
+    history._in_loop(lambda: None)
+    return call
+
+
+def test_an_entry_is_as_old_as_its_lookup_was_sent(history: Interleavings) -> None:
+    """An answer that came late has aged on its way; without a word from the stream it is not served for longer."""
+    governed(history)
+    call = asked(history)
+    history.the_server_reads()
+    history.loop.now += MAX_STALENESS - 1
+    history.an_answer_arrives()
+    assert call.task.result().session is not None
+    history.loop.now += 0.9
+    assert asked(history).task.done()
+    history.loop.now += 0.2
+    assert not asked(history).task.done()
+    assert history.router.stats().stale_refusals == 1
+
+
+def test_an_answer_that_is_seen_too_late_is_none(history: Interleavings) -> None:
+    """A process that stood still while the answer lay there does not hand it on."""
+    governed(history)
+    call = asked(history)
+    history.the_server_reads()
+    history.upstream.asked[0].answer.set_result(history.upstream.asked[0].read[0])
+    history.loop.now += MAX_STALENESS + 1
+    history.loop.settle()
+    assert isinstance(call.task.exception(), StoreUnavailable)
+
+
+def test_a_lookup_that_found_what_is_gone_is_not_kept(history: Interleavings) -> None:
+    """The event of a session that was purged meanwhile does not say where it governed: no lookup under way is kept."""
+    governed(history)
+    call = asked(history)
+    history.the_server_reads()
+    history._write(KEYS[0], 2, expires_in=None)
+    history._write(KEYS[0], 0, expires_in=None)
+    history.store.commit(3, history.loop.now)
+    tell(history)
+    tell(history)
+    history.an_answer_arrives()
+    assert call.task.result().session is not None
+    assert history.router.stats().entries == 0
+    assert not asked(history).task.done()
+
+
+def test_what_is_gone_is_known_by_its_session(history: Interleavings) -> None:
+    """The same event, after the lookup: the entry goes, since it is known which conversation the session governed."""
+    governed(history)
+    asked(history)
+    history.the_server_reads()
+    history.an_answer_arrives()
+    assert history.router.stats().entries == 1
+    history._write(KEYS[0], 2, expires_in=None)
+    history._write(KEYS[0], 0, expires_in=None)
+    history.store.commit(3, history.loop.now)
+    tell(history)
+    assert history.router.stats().entries == 0
