@@ -183,12 +183,27 @@ class _Run:
 
     async def _wait(self, step: Step) -> None:
         """Wait for a build that a run before this one left to the server."""
+        is_ours = False
         async with self._followed(step):
             while True:
                 present = await self._server.indexes(step.collection) or {}
-                if not is_building(present.get(step.index)):
+                held = present.get(step.index)
+                if held is None or not is_building(held):
                     return
+                if not is_ours and self._quorum is not None:
+                    build = held["buildUUID"]
+                    await self._take_over(
+                        step, [name for name, one in present.items() if one.get("buildUUID") == build]
+                    )
+                    is_ours = True
                 await asyncio.sleep(_POLL_SECONDS)
+
+    async def _take_over(self, step: Step, names: Sequence[str]) -> None:
+        """Give a build that somebody else began this run's quorum: with his it may wait for a member that is down."""
+        command = {"setIndexCommitQuorum": step.collection, "indexNames": list(names), "commitQuorum": self._quorum}
+        # Refused where the build has just ended; otherwise it goes on with the quorum it has.
+        with contextlib.suppress(OperationFailure):
+            await self._server.command({**command, "writeConcern": _MAJORITY}, about=step.collection)
 
     async def _drop(self, step: Step, read: Mapping[str, Any] | None) -> bool:
         # Read again right before: what was judged may have been replaced by somebody else since.

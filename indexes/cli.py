@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -20,6 +21,7 @@ from indexes.building import DEFAULT_COMMIT_QUORUM, Resolution, apply
 from indexes.declared import DEFAULT_DOCUMENTS, load
 from indexes.errors import BadChoice, IndexToolError
 from indexes.explaining import explain
+from indexes.lock import DEFAULT_LEASE
 from indexes.plan import check, plan
 from indexes.sharding import shard
 from sessions.driver import connect, disconnect
@@ -171,6 +173,16 @@ def apply_command(
             help="Members that must have built an index: majority, a number, a tag.",
         ),
     ] = DEFAULT_COMMIT_QUORUM,
+    lock_lease: Annotated[
+        int,
+        typer.Option(
+            "--lock-lease",
+            metavar="SECONDS",
+            min=1,
+            max=3600,
+            help="How long the next run waits where this one was killed.",
+        ),
+    ] = int(DEFAULT_LEASE.total_seconds()),
 ) -> int:
     """Build what is missing and mend what differs, one index at a time; may be killed and run again."""
     documents = _documents(document)
@@ -186,6 +198,7 @@ def apply_command(
                 hide_only=hide_only,
                 resolve=resolve,
                 commit_quorum=quorum,
+                lock_lease=timedelta(seconds=lock_lease),
                 tell=tell,
             )
         if as_json:

@@ -16,6 +16,7 @@ from pymongo.errors import (
 
 from indexes.errors import BadChoice, MissingRight, Unreachable
 from sessions.driver import SessionCollection
+from sessions.index_comparison import as_listed
 
 if TYPE_CHECKING:
     from sessions.driver import Database
@@ -33,6 +34,7 @@ _RIGHTS: Final[Mapping[str, tuple[str, str]]] = {
     "explain": ("find", "read"),
     "aggregate": ("find", "read"),
     "createIndexes": ("createIndex", "readWrite"),
+    "setIndexCommitQuorum": ("createIndex", "readWrite"),
     "dropIndexes": ("dropIndex", "readWrite"),
     "findAndModify": ("update", "readWrite"),
     "delete": ("remove", "readWrite"),
@@ -95,11 +97,7 @@ class Server:
             if error.code == _NO_COLLECTION:
                 return None
             raise
-        found = {}
-        for entry in answer["cursor"]["firstBatch"]:
-            building = {"buildUUID": entry["buildUUID"]} if "buildUUID" in entry else {}
-            found[entry["spec"]["name"]] = {**entry["spec"], **building}
-        return found
+        return as_listed(answer)
 
     async def aggregate(
         self,

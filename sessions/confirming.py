@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from sessions.errors import InvalidTransition, LeaseLost, SessionError, SessionNotFound
+from sessions.errors import InvalidTransition, LeaseLost, SessionError, SessionNotFound, TransitionConflict
 from sessions.models import ApplyClaim
 from sessions.repository import SessionRepository
 from sessions.results import Applied, ApplyFailed, Confirmed, Held, RerunFailed, Superseded, TimedOut, refused
@@ -76,6 +76,8 @@ async def write_back_for(
             return await _record(repository, claim, ending)
     except (LeaseLost, SessionNotFound) as lost:
         return Superseded(lost.session or claim.session)
+    except TransitionConflict as error:
+        return _refused(error)
     except (Exception, asyncio.CancelledError):
         if not has_begun:
             await to_the_end(_give_back(repository, claim))

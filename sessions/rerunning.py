@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from sessions.errors import InvalidSessionInput, LeaseLost, SessionError, SessionNotFound
+from sessions.errors import InvalidSessionInput, LeaseLost, SessionError, SessionNotFound, TransitionConflict
 from sessions.models import RerunClaim
 from sessions.repository import SessionRepository
 from sessions.results import (
@@ -24,8 +24,20 @@ from sessions.results import (
     Superseded,
     TimedOut,
     Turn,
+    refused,
 )
-from sessions.running import Broken, CutOff, Ending, OutOfTime, log_failure, reason_of, renewed, run, to_the_end
+from sessions.running import (
+    Broken,
+    CutOff,
+    Ending,
+    OutOfTime,
+    kind_of,
+    log_failure,
+    reason_of,
+    renewed,
+    run,
+    to_the_end,
+)
 
 logger = logging.getLogger("sessions")
 
@@ -65,8 +77,10 @@ async def rerun_for(
             return await _record(repository, claim, ending)
     except (LeaseLost, SessionNotFound) as lost:
         return Superseded(lost.session or claim.session)
-    except (Exception, asyncio.CancelledError):
+    except (Exception, asyncio.CancelledError) as error:
         await to_the_end(_give_back(repository, claim))
+        if isinstance(error, TransitionConflict):
+            return refused(error)
         raise
 
 
@@ -94,7 +108,7 @@ async def _record(repository: SessionRepository, claim: RerunClaim, ending: Endi
     try:
         return await _record_answer(repository, claim, result)
     except InvalidSessionInput as error:
-        reason = f"the graph answered {type(result).__name__} with {error.argument} other than {error.limit}"
+        reason = f"the graph answered {kind_of(result)} with {error.argument} other than {error.limit}"
     except SessionError:
         raise
     except Exception as error:  # noqa: BLE001 - an answer of the graph's own making can raise anything when it is read

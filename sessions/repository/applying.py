@@ -7,27 +7,11 @@ from sessions import inputs, queries, reads
 from sessions.models import ActiveScheduleSessionSnapshot, ApplyClaim, to_snapshot
 from sessions.queries import Call
 from sessions.repository.engine import Engine
-from sessions.repository.held import checked_claim
+from sessions.repository.held import apply_claim_of, checked_claim
 from sessions.status import CallName
 
 if TYPE_CHECKING:
     from sessions.driver import ClientSession
-
-
-def _claim_of(session: ActiveScheduleSessionSnapshot, lease: timedelta) -> ApplyClaim:
-    held = session.lease
-    if held is None or held.attempt is None:  # pragma: no cover - the guarded write has just put it there
-        message = "a claim was carried out without a lease"
-        raise TypeError(message)
-    return ApplyClaim(
-        session=session,
-        kind=held.kind,
-        token=session.fencing_token,
-        operation_id=held.operation_id,
-        attempt=held.attempt,
-        expires_at=held.expires_at,
-        lease=lease,
-    )
 
 
 class Applying(Engine):
@@ -84,7 +68,7 @@ class Applying(Engine):
             operation_id=self._operation_id(operation_id),
             max_attempts=self._max_attempts,
         )
-        return _claim_of(await self._carry_out(call, queries.claim_apply, client_session), call.lease)
+        return await self._claim(call, queries.claim_apply, apply_claim_of, client_session)
 
     async def complete_apply(
         self,

@@ -2,36 +2,17 @@
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from sessions import inputs, queries
 from sessions.models import ActiveScheduleSessionSnapshot, ApplyClaim, RerunClaim
 from sessions.queries import Call
-from sessions.repository.engine import Engine
-from sessions.repository.held import checked_claim
+from sessions.repository.engine import AnyClaim, Engine
+from sessions.repository.held import checked_claim, rerun_claim_of
 from sessions.status import CallName
 
 if TYPE_CHECKING:
     from sessions.driver import ClientSession
-
-AnyClaim = TypeVar("AnyClaim", RerunClaim, ApplyClaim)
-
-
-def _claim_of(session: ActiveScheduleSessionSnapshot, lease: timedelta) -> RerunClaim:
-    held = session.lease
-    if held is None or held.reply_id is None:  # pragma: no cover - the guarded write has just put it there
-        message = "a claim was carried out without a lease"
-        raise TypeError(message)
-    return RerunClaim(
-        session=session,
-        kind=held.kind,
-        token=session.fencing_token,
-        operation_id=held.operation_id,
-        reply_id=held.reply_id,
-        attempt=session.attempts,
-        expires_at=held.expires_at,
-        lease=lease,
-    )
 
 
 class Claims(Engine):
@@ -79,7 +60,7 @@ class Claims(Engine):
             question_number=inputs.optional_integer("question_number", question_number),
             **self._claim_arguments(CallName.CLAIM_RERUN, session_id, user_id, reply_id, lease, operation_id),
         )
-        return _claim_of(await self._carry_out(call, queries.claim_rerun, client_session), call.lease)
+        return await self._claim(call, queries.claim_rerun, rerun_claim_of, client_session)
 
     async def claim_refinement(
         self,
@@ -124,7 +105,7 @@ class Claims(Engine):
             preview_id=inputs.identifier("preview_id", preview_id),
             **self._claim_arguments(CallName.CLAIM_REFINEMENT, session_id, user_id, reply_id, lease, operation_id),
         )
-        return _claim_of(await self._carry_out(call, queries.claim_refinement, client_session), call.lease)
+        return await self._claim(call, queries.claim_refinement, rerun_claim_of, client_session)
 
     def _claim_arguments(
         self,

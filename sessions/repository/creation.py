@@ -16,6 +16,7 @@ from sessions.errors import (
 from sessions.models import ActiveScheduleSessionSnapshot, derive_session_id, to_snapshot
 from sessions.queries import Call
 from sessions.repository.engine import RETRIES, Engine
+from sessions.repository.finishing import finished
 from sessions.repository.refusals import entries_of, reference
 from sessions.status import CallName, SessionStatus
 
@@ -180,7 +181,11 @@ class Creation(Engine):
     async def _make(
         self, call: Call, start: tuple[str, SessionStatus], client_session: "ClientSession | None"
     ) -> tuple[ActiveScheduleSessionSnapshot, bool]:
-        collection = self._collection.for_one_call(client_session)
+        return await finished(self._find_or_insert(self._collection.for_one_call(client_session), call, start))
+
+    async def _find_or_insert(
+        self, collection: SessionCollection, call: Call, start: tuple[str, SessionStatus]
+    ) -> tuple[ActiveScheduleSessionSnapshot, bool]:
         if collection.is_within and call.name is CallName.GET_OR_CREATE:
             # First, since a duplicate key would abort the caller's transaction.
             found = await self._made_before(collection, call)

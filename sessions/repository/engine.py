@@ -1,9 +1,10 @@
 """How every write is carried out: one guarded update, and only where it changes nothing a look at the reason."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import uuid4
 
 from sessions import inputs, queries, reads
@@ -13,14 +14,18 @@ from sessions.driver import DuplicateKey, SessionCollection
 from sessions.errors import (
     ConflictReason,
     ConversationBusy,
+    LeaseLost,
+    SessionError,
+    SessionNotFound,
     SessionRef,
     StoreUnavailable,
     TransitionConflict,
     WriteOutcome,
 )
 from sessions.lapsing import counts_as, has_expired
-from sessions.models import ActiveScheduleSessionSnapshot, to_snapshot
+from sessions.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, RerunClaim, to_snapshot
 from sessions.queries import Call, Write
+from sessions.repository.finishing import finished
 from sessions.repository.refusals import Exhausted, Lapsed, Refused, Replayed, explain, reference
 from sessions.status import CallName, LeaseKind, SessionStatus
 from sessions.updates import Query
@@ -28,9 +33,14 @@ from sessions.updates import Query
 if TYPE_CHECKING:
     from sessions.driver import ClientSession
 
+logger = logging.getLogger("sessions")
+
 RETRIES: Final = 3
 """How often a call is tried again after what stood in the way was put back, or had gone by itself."""
 
+CANCELLED_REASON: Final = "the claiming call was cancelled"
+
+AnyClaim = TypeVar("AnyClaim", RerunClaim, ApplyClaim)
 Build = Callable[[Call, datetime], Write]
 
 
@@ -54,7 +64,40 @@ class Engine:
         self, call: Call, build: Build, client_session: "ClientSession | None"
     ) -> ActiveScheduleSessionSnapshot:
         # One time limit for the whole call, however many round trips its refusal takes.
-        return await self._try(self._collection.for_one_call(client_session), call, build)
+        collection = self._collection.for_one_call(client_session)
+        return await finished(self._try(collection, call, build))
+
+    async def _claim(
+        self,
+        call: Call,
+        build: Build,
+        claim_of: Callable[[ActiveScheduleSessionSnapshot, timedelta], AnyClaim],
+        client_session: "ClientSession | None",
+    ) -> AnyClaim:
+        collection = self._collection.for_one_call(client_session)
+
+        async def won() -> AnyClaim:
+            return claim_of(await self._try(collection, call, build), call.lease)
+
+        # What a transaction has not committed is given back by its owner, who aborts it.
+        return await finished(won(), undo=None if collection.is_in_transaction else self._give_back)
+
+    async def _give_back(self, claim: Claim) -> None:
+        """Release a claim whose caller was cancelled before he had it."""
+        call = Call(
+            name=CallName.RELEASE,
+            session_id=claim.session.session_id,
+            user_id=claim.session.user_id,
+            claim=claim,
+            reason=CANCELLED_REASON,
+            operation_id=uuid4().hex,
+        )
+        try:
+            await self._try(self._collection.for_one_call(), call, queries.release)
+        except (LeaseLost, SessionNotFound):
+            return  # it was ended or taken over meanwhile
+        except SessionError as error:
+            logger.warning("a claim whose caller was cancelled lapses at %s: %s", claim.expires_at, error)
 
     async def _try(self, collection: SessionCollection, call: Call, build: Build) -> ActiveScheduleSessionSnapshot:
         about = SessionRef(session_id=call.session_id, user_id=call.user_id)

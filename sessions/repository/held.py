@@ -1,5 +1,6 @@
-"""The claim that a holder's call is given: one that a repository handed out, of a kind that the call is for."""
+"""The claims that a repository hands out, and that a holder's call is given: of a kind that the call is for."""
 
+from datetime import timedelta
 from typing import Final
 
 from sessions import inputs
@@ -8,6 +9,41 @@ from sessions.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, Re
 from sessions.status import CALLS, RERUNS, CallName, LeaseKind
 
 _CLASSES: Final = {kind: RerunClaim if kind in RERUNS else ApplyClaim for kind in LeaseKind}
+
+
+def rerun_claim_of(session: ActiveScheduleSessionSnapshot, lease: timedelta) -> RerunClaim:
+    """What the winner of a rerun is given."""
+    held = session.lease
+    if held is None or held.reply_id is None:  # pragma: no cover - the guarded write has just put it there
+        message = "a claim was carried out without a lease"
+        raise TypeError(message)
+    return RerunClaim(
+        session=session,
+        kind=held.kind,
+        token=session.fencing_token,
+        operation_id=held.operation_id,
+        reply_id=held.reply_id,
+        attempt=session.attempts,
+        expires_at=held.expires_at,
+        lease=lease,
+    )
+
+
+def apply_claim_of(session: ActiveScheduleSessionSnapshot, lease: timedelta) -> ApplyClaim:
+    """What the one who may write a preview back is given."""
+    held = session.lease
+    if held is None or held.attempt is None:  # pragma: no cover - the guarded write has just put it there
+        message = "a claim was carried out without a lease"
+        raise TypeError(message)
+    return ApplyClaim(
+        session=session,
+        kind=held.kind,
+        token=session.fencing_token,
+        operation_id=held.operation_id,
+        attempt=held.attempt,
+        expires_at=held.expires_at,
+        lease=lease,
+    )
 
 
 def checked_claim(call: CallName, claim: object) -> Claim:

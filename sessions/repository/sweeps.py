@@ -6,6 +6,7 @@ from sessions import inputs, queries, reads
 from sessions.queries import Write
 from sessions.reads import Lookup
 from sessions.repository.engine import Engine
+from sessions.repository.finishing import finished
 from sessions.status import ALL, LeaseKind, SessionStatus
 
 
@@ -17,7 +18,9 @@ class Sweeps(Engine):
 
     async def _sweep(self, session_ids: list[str], write: Write) -> int:
         # The guard stands in the filter again: what changed since the batch was read is left alone.
-        return await self._collection.update_many(queries.narrowed_to(write, session_ids)) if session_ids else 0
+        if not session_ids:
+            return 0
+        return await finished(self._collection.update_many(queries.narrowed_to(write, session_ids)))
 
     async def expire_due(self, *, limit: int = 1000) -> int:
         """End sessions that are past their ``expires_at`` with nobody at work on them.
@@ -26,7 +29,7 @@ class Sweeps(Engine):
             limit: At most so many, 1 to 100,000.
 
         Returns:
-            How many were ended; fewer than ``limit`` says that none were left.
+            How many were ended; fewer than ``limit`` says that none were left, unless a connection broke meanwhile.
 
         Raises:
             InvalidSessionInput: An argument is outside its limits; nothing was sent.
@@ -49,7 +52,7 @@ class Sweeps(Engine):
             limit: At most so many, 1 to 100,000.
 
         Returns:
-            How many were given back or ended.
+            How many were given back or ended; where a connection broke meanwhile, at least so many.
 
         Raises:
             InvalidSessionInput: An argument is outside its limits; nothing was sent.
@@ -77,7 +80,7 @@ class Sweeps(Engine):
             limit: At most so many, 1 to 100,000.
 
         Returns:
-            How many were deleted.
+            How many were deleted; where a connection broke meanwhile, at least so many.
 
         Raises:
             InvalidSessionInput: An argument is outside its limits; nothing was sent.
@@ -89,7 +92,7 @@ class Sweeps(Engine):
         before = inputs.moment("ended_before", ended_before)
         lookup = reads.ended(before, limit=inputs.integer("limit", limit))
         batch = await self._batch(lookup)
-        return await self._collection.delete_many(queries.purge(before, batch)) if batch else 0
+        return await finished(self._collection.delete_many(queries.purge(before, batch))) if batch else 0
 
     async def count_by_status(self) -> dict[SessionStatus, int]:
         """Count the sessions that stand in each status.

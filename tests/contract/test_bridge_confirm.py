@@ -294,7 +294,7 @@ async def test_a_lease_that_cannot_be_renewed(
     session = await shown(repository)
     schedule = Schedule()
     schedule.gate = asyncio.Event()
-    brief = await open_repository(database, clock=session_clock, lease=timedelta(milliseconds=300))
+    brief = await open_repository(database, clock=session_clock, lease=timedelta(milliseconds=600))
 
     async def unavailable(claim: ApplyClaim) -> ApplyClaim:
         raise StoreUnavailable(SessionRef(), outcome=WriteOutcome.UNKNOWN, cause=f"made so for {claim.kind}")
@@ -332,6 +332,27 @@ async def test_every_conflict_is_told_apart(repository: SessionRepository, monke
 
     monkeypatch.setattr(repository, "claim_apply", lost)
     assert isinstance(await bridge.confirm(1, session.session_id, preview_id="preview-1"), Superseded)
+
+
+async def test_an_end_that_was_raced(
+    repository: SessionRepository, monkeypatch: pytest.MonkeyPatch, session_clock: MovedClock
+) -> None:
+    """Where the end of a write-back could not be recorded for others its claim lapses, and the next click finishes."""
+    session = await shown(repository)
+    schedule = Schedule()
+    bridge = SessionBridge(repository, no_graph, write_back=schedule)
+
+    async def raced(*_: object, **__: object) -> None:
+        raise TransitionConflict(
+            SessionRef(session_id=session.session_id, session=session), reason=ConflictReason.RACED
+        )
+
+    monkeypatch.setattr(repository, "complete_apply", raced)
+    assert isinstance(await bridge.confirm(1, session.session_id, preview_id="preview-1"), Held)
+    monkeypatch.undo()
+    session_clock.advance(seconds=60)
+    assert isinstance(await bridge.confirm(1, session.session_id, preview_id="preview-1"), Applied)
+    assert len(schedule.written) == 1
 
 
 def test_bad_construction(repository: SessionRepository) -> None:

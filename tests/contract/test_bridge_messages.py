@@ -470,6 +470,22 @@ async def test_a_claim_that_was_lost_at_once(repository: SessionRepository, monk
     assert not graph.turns
 
 
+async def test_an_answer_that_was_raced(repository: SessionRepository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an answer could not be recorded for others who kept changing the session, the message is held."""
+    session = await asked(repository)
+
+    async def raced(*_: object, **__: object) -> None:
+        raise TransitionConflict(
+            SessionRef(session_id=session.session_id, session=session), reason=ConflictReason.RACED
+        )
+
+    monkeypatch.setattr(repository, "ask_again", raced)
+    bridge = SessionBridge(repository, Graph(AskUser("And?"), AskUser("And?")))
+    assert await bridge.handle(1, "c", "x", message_id="m") == Held(session)
+    monkeypatch.undo()
+    assert isinstance(await bridge.handle(1, "c", "x", message_id="m"), Asked)
+
+
 # --- a graph that breaks ---------------------------------------------------------------------------------------
 
 
@@ -524,6 +540,7 @@ INVALID_ANSWERS: Final[tuple[Any, ...]] = (
     Close("\ud800"),
     Fail(""),
     Fail("x" * 2_001),
+    type("y" * 3_000, (), {})(),
 )
 
 
@@ -536,6 +553,25 @@ async def test_an_invalid_answer_fails_the_session(repository: SessionRepository
         assert outcome.session.status is SessionStatus.FAILED
         assert outcome.session.lease is None
         assert "xxx" not in outcome.session.state.failed_reason
+
+
+class Hostile(AskUser):
+    """An answer that cannot even be read."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "missing_info":
+            raise ValueError(PRIVATE)
+        return super().__getattribute__(name)
+
+
+async def test_an_answer_that_cannot_be_read(repository: SessionRepository) -> None:
+    """An answer of the graph's own making that raises when it is read counts as its failure too."""
+    await asked(repository)
+    outcome = await SessionBridge(repository, Graph(Hostile("And?"))).handle(1, "c", "Tuesday", message_id="m1")
+    assert isinstance(outcome, RerunFailed)
+    assert outcome.session.state.failed_reason == "reading the graph's answer raised ValueError"
 
 
 async def test_a_used_preview_id_fails_the_session(repository: SessionRepository) -> None:

@@ -1,5 +1,6 @@
 """Inside the application's transaction: what a call writes takes effect with it, or not at all."""
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -407,3 +408,26 @@ def test_every_call_on_one_session_can_join() -> None:
         if not name.startswith("_")
     }
     assert {name for name, can in joins.items() if not can} == many
+
+
+@in_a_transaction
+async def test_a_cancelled_call_leaves_the_session_to_its_owner(
+    repository: SessionRepository, make_session: SessionMaker, database: Any, stored: StoredDocument
+) -> None:
+    """What was on its way is finished first, so that the abort finds the session idle; nothing is given back."""
+    session = await make_session()
+    before = await stored(session.session_id)
+
+    async def cancelled(within: Any) -> None:
+        running = asyncio.ensure_future(
+            repository.claim_rerun(session.session_id, user_id=1, reply_id="m", client_session=within)
+        )
+        await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        claimed = await repository.get(session.session_id, user_id=1, client_session=within)
+        assert claimed.status is SessionStatus.RERUNNING
+
+    await aborted(database, cancelled)
+    assert await stored(session.session_id) == before

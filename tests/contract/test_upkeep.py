@@ -16,6 +16,7 @@ from sessions import (
     SessionStatus,
     StoreUnavailable,
     Upkeep,
+    upkeep,
 )
 from sessions.errors import SessionRef, WriteOutcome
 from sessions.testing import MovedClock, SessionMaker
@@ -91,12 +92,46 @@ async def test_a_write_back_that_fails(
     session_clock.advance(seconds=61)
 
     async def all_ended() -> bool:
-        return not await repository.interrupted_applies()
+        counted = await repository.count_by_status()
+        return (counted[SessionStatus.APPLIED], counted[SessionStatus.FAILED]) == (2, 1)
 
     async with Upkeep(repository, every=OFTEN, write_back=WriteBack(ValueError())):
         await until(all_ended)
-    counted = await repository.count_by_status()
-    assert (counted[SessionStatus.APPLIED], counted[SessionStatus.FAILED]) == (2, 1)
+
+
+async def test_many_write_backs_were_interrupted(
+    repository: SessionRepository,
+    make_session: SessionMaker,
+    session_clock: MovedClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """They are finished batch by batch; one that cannot be claimed now keeps nobody else, and is not lost."""
+    monkeypatch.setattr(upkeep, "_BATCH", 2)
+    for _ in range(5):
+        await make_session.apply_claim()
+    session_clock.advance(seconds=61)
+    claim_apply = repository.claim_apply
+    errors: list[Exception] = [
+        StoreUnavailable(SessionRef(), outcome=WriteOutcome.NOT_WRITTEN, cause="made so"),
+        ValueError("private words"),
+    ]
+
+    async def fail_first(*ids: str, **more: Any) -> ApplyClaim:
+        if errors:
+            raise errors.pop()
+        return await claim_apply(*ids, **more)
+
+    monkeypatch.setattr(repository, "claim_apply", fail_first)
+
+    async def all_applied() -> bool:
+        return (await repository.count_by_status())[SessionStatus.APPLIED] == 5
+
+    async with Upkeep(repository, every=OFTEN, write_back=WriteBack()):
+        await until(all_applied)
+    assert "made so" in caplog.text
+    assert "ValueError" in caplog.text
+    assert "private words" not in caplog.text
 
 
 async def test_it_outlives_a_failing_server(

@@ -86,13 +86,12 @@ def test_the_example_has_ten_lines() -> None:
 async def test_the_python_blocks_run(number: int, database: "Database", backend: Backend) -> None:
     """Each python block of README runs as it stands, given a ``database``."""
     source = blocks("python")[number]
-    needs = {
-        "init_beanie": "beanie",
-        "from indexes": "server",
-        "client_session": "transactions",
-        ".watch(": "change_streams",
-    }
-    for word, need in needs.items():
+    for word, need in (
+        ("init_beanie", "beanie"),
+        ("from indexes", "server"),
+        ("client_session", "transactions"),
+        (".watch(", "change_streams"),
+    ):
         if word in source and (gap := backend.gaps.get(need)):
             pytest.skip(f"{backend.name}: {gap}")
     if backend.name == "pymongo":

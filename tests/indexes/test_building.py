@@ -1,0 +1,109 @@
+"""An index that the server is still building: seen as such by everybody, waited for, and built again if aborted."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from indexes import Plan, Unreachable, apply, check, plan
+from indexes.plan import Standing
+from indexes.planning import Action, Step
+from indexes.progress import Progress
+from indexes.server import Server
+from sessions import IndexesMissing, open_repository
+from sessions.document import COLLECTION, ROUTING_INDEX
+from sessions.testing import MovedClock
+
+pytestmark = pytest.mark.needs("server")
+
+
+@asynccontextmanager
+async def builds_held(database: Any) -> AsyncIterator[None]:
+    """A server whose builds begin and do not end; there has to be a document for one to begin."""
+    await database[COLLECTION].insert_one({"_id": "a", "trigger_id": "t"})
+    point = {"configureFailPoint": "hangAfterStartingIndexBuild"}
+    await database.client.admin.command({**point, "mode": "alwaysOn"})
+    try:
+        yield
+    finally:
+        await database.client.admin.command({**point, "mode": "off"})
+
+
+async def under_way(database: Any) -> str:
+    """The name of the index that is being built, as soon as one is."""
+    async with asyncio.timeout(30):
+        while True:
+            for name, definition in (await Server(database).indexes(COLLECTION) or {}).items():
+                if "buildUUID" in definition:
+                    return name
+            await asyncio.sleep(0.01)
+
+
+async def test_an_unfinished_index_is_no_index_yet(database: Any, session_clock: MovedClock) -> None:
+    """A plain listing shows it like any other; opening refuses it, plan says that it is building, check fails."""
+    async with builds_held(database):
+        applying = asyncio.ensure_future(apply(database))
+        assert await under_way(database) == ROUTING_INDEX
+        assert ROUTING_INDEX in await database[COLLECTION].index_information()
+        with pytest.raises(IndexesMissing, match="still being built"):
+            await open_repository(database, clock=session_clock)
+        planned: Plan = await plan(database)
+        assert [index.name for index in planned.named(Standing.BUILDING)] == [ROUTING_INDEX]
+        assert planned.steps[0].action is Action.WAIT
+        assert not (await check(database)).is_as_declared
+    assert len((await applying).steps) == 9
+    async with open_repository(database, clock=session_clock):
+        pass
+
+
+async def test_a_build_left_to_the_server_is_waited_for(database: Any) -> None:
+    """The server goes on with what a killed run began: the next run waits for it rather than begin another."""
+    declared = (await plan(database)).steps[0].definition
+    waited: list[Step] = []
+    waits = asyncio.Event()
+
+    def note(progress: Progress) -> None:
+        if progress.step is not None and progress.step.action is Action.WAIT:
+            waited.append(progress.step)
+            waits.set()
+
+    async with builds_held(database):
+        orphan = asyncio.ensure_future(
+            database.command({"createIndexes": COLLECTION, "indexes": [dict(declared)], "commitQuorum": "majority"})
+        )
+        await under_way(database)
+        applying = asyncio.ensure_future(apply(database, tell=note))
+        await waits.wait()
+    await orphan
+    done = await applying
+    assert {step.index for step in waited} == {ROUTING_INDEX}
+    assert len(done.steps) == 8
+    assert (await check(database)).is_as_declared
+
+
+async def test_a_build_that_is_aborted_is_built_again(database: Any) -> None:
+    """Dropping an index that is being built aborts the build (error 276); the run looks again, and builds it."""
+    async with builds_held(database):
+        applying = asyncio.ensure_future(apply(database))
+        name = await under_way(database)
+        dropping = asyncio.ensure_future(database.command({"dropIndexes": COLLECTION, "index": name}))
+        await asyncio.sleep(0.1)  # until the server has it: it aborts the build once that goes on
+    await dropping
+    assert len((await applying).steps) == 9
+    assert (await check(database)).is_as_declared
+
+
+async def test_a_lost_connection_leaves_what_was_done(database: Any) -> None:
+    """The run ends with one error; what it had built stays, and the next run goes on from there."""
+    failure = {"failCommands": ["createIndexes"], "closeConnection": True}
+    point = {"configureFailPoint": "failCommand", "data": failure}
+    await database.client.admin.command({**point, "mode": {"skip": 3}})
+    try:
+        with pytest.raises(Unreachable, match="run this again"):
+            await apply(database)
+    finally:
+        await database.client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+    assert len((await apply(database)).steps) == 6
+    assert (await check(database)).is_as_declared
