@@ -38,6 +38,12 @@ class Lock:
         self._server = server
         self._lease = lease
         self._holder = uuid4().hex
+        self._renewed_at = monotonic()
+
+    @property
+    def left(self) -> timedelta:
+        """How long the lock is surely ours; nothing that could hurt the next run may begin later."""
+        return self._lease - timedelta(seconds=monotonic() - self._renewed_at)
 
     def _until(self) -> dict[str, Any]:
         # Documents are changed by a pipeline, since only there the server's clock has a name.
@@ -53,8 +59,12 @@ class Lock:
             "new": True,
             "writeConcern": _MAJORITY,
         }
+        asked_at = monotonic()
         answer = await self._server.command(command, about=LOCKS)
-        return answer.get("value") is not None
+        if answer.get("value") is None:
+            return False
+        self._renewed_at = asked_at
+        return True
 
     async def _take(self) -> bool:
         if await self._update({"$expr": {"$lte": ["$expires_at", "$$NOW"]}}, changes=self._until(), upsert=False):
