@@ -36,8 +36,9 @@ _SHORTEST_LEASE: Final = timedelta(seconds=1)
 _DUPLICATE: Final = 11000
 _CANNOT_CONVERT: Final = 359
 # Somebody else changed the indexes between the look and the step: gone (26, 27), there under some name (68, 85, 86),
-# a collection busy with another operation (117), or a build that was aborted (276).
-_OVERTAKEN: Final = frozenset({26, 27, 68, 85, 86, 117, 276})
+# a collection busy with another operation (117, or 50 for longer than a drop may wait), or a build that was aborted
+# (276).
+_OVERTAKEN: Final = frozenset({26, 27, 50, 68, 85, 86, 117, 276})
 
 
 class Resolution(StrEnum):

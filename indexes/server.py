@@ -74,7 +74,11 @@ class Server:
         try:
             with pymongo.timeout(QUICK_SECONDS if quick else None):
                 answer: dict[str, Any] = await database.command(command, read_preference=ReadPreference.PRIMARY)
-        except (ConnectionFailure, NotPrimaryError, ExecutionTimeout, InvalidOperation) as error:
+        except ExecutionTimeout as error:
+            if "maxTimeMS" in command:
+                raise  # it was given its time, and the caller knows what to do when that is over
+            raise _unreachable(error) from error
+        except (ConnectionFailure, NotPrimaryError, InvalidOperation) as error:
             raise _unreachable(error) from error
         except OperationFailure as error:
             if error.code == _UNAUTHORIZED:
