@@ -1,22 +1,25 @@
 """A build of the governor index over many sessions that is killed with SIGKILL half-way, and gone on with.
 
-Run as ``python tests/benchmarks/index_build.py [documents]``; it starts a ``mongod`` of its own, shows its progress,
-and may be stopped at any moment.
+Run as ``python tests/benchmarks/index_build.py [--documents 1000000]``; it starts a ``mongod`` of its own, shows its
+progress, and may be stopped at any moment.
 """
 
+import argparse
 import asyncio
 import os
 import sys
+from collections import Counter
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Self
 
+from pymongo.errors import OperationFailure
 from rich.console import Console
 from rich.progress import track
 
-from indexes import apply, check, explain
+from indexes import apply, check
 from indexes.server import Server
-from sessions import open_repository
+from sessions import open_repository, reads
 from sessions.document import COLLECTION, ROUTING_INDEX
 from sessions.driver import connect, disconnect
 from sessions.mongod import find_mongod, running_mongod
@@ -24,8 +27,11 @@ from sessions.mongod import find_mongod, running_mongod
 DOCUMENTS: Final = 1_000_000
 BATCH: Final = 20_000
 LIVE_EACH: Final = 100
+HALF: Final = 0.5
+BAD_HINT: Final = 2
+KILLED: Final = 175  # its index was dropped under it
 DATABASE: Final = "benchmark"
-console: Final = Console(highlight=False)
+console: Final = Console(highlight=False, soft_wrap=True)
 
 
 def session(number: int) -> dict[str, Any]:
@@ -61,26 +67,69 @@ async def run_apply(uri: str) -> asyncio.subprocess.Process:
     )
 
 
-async def routed_keys(database: Any) -> int:
-    """Keys examined by the route of a governed conversation, as the server explains it."""
-    found = await explain(database)
-    return next(query.keys for query in found.queries if query.query == "route")
+async def routed_keys(server: Server) -> int:
+    """Keys examined by the route of a governed conversation, by its index, and without it where that is not."""
+    lookup = reads.governor(1, "c0")
+    command = {"find": COLLECTION, "filter": lookup.filter, "limit": lookup.limit}
+    try:
+        told = await server.explain({**command, "hint": lookup.hint}, verbosity="executionStats")
+    except OperationFailure as error:
+        if error.code != BAD_HINT:
+            raise
+        told = await server.explain(command, verbosity="executionStats")
+    return int(told["executionStats"]["totalKeysExamined"])
 
 
-async def kill_half_way(uri: str, server: Server) -> tuple[float, str]:
-    """Start a run, and kill it while the server builds the successor of the governor index."""
+class Route:
+    """Asks what a route costs, again and again, within the block."""
+
+    def __init__(self, database: Any) -> None:
+        self._server = Server(database)
+        self._ended = asyncio.Event()
+        self.keys: Counter[int] = Counter()
+
+    async def __aenter__(self) -> Self:
+        self._asking = asyncio.create_task(self._ask())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ended.set()
+        await self._asking
+
+    async def _ask(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self.keys[await routed_keys(self._server)] += 1
+            except OperationFailure as error:
+                if error.code != KILLED:
+                    raise
+            await asyncio.sleep(0.01)
+
+
+async def share_done(server: Server) -> tuple[str, float]:
+    """Which successor of the governor index the server builds, and how much of the collection it has scanned."""
+    wanted = {"desc": {"$regex": "^IndexBuildsCoordinator"}, "command.indexes.name": {"$regex": f"^{ROUTING_INDEX}"}}
+    for operation in await server.aggregate(1, [{"$currentOp": {"allUsers": True}}, {"$match": wanted}], admin=True):
+        if told := operation.get("progress"):
+            return operation["command"]["indexes"][0]["name"], told["done"] / max(told["total"], 1)
+    return "", 0.0
+
+
+async def kill_half_way(uri: str, server: Server) -> None:
+    """Start a run, and kill it when the server has scanned half of the collection."""
     began = monotonic()
     process = await run_apply(uri)
     while True:
-        building = [name for name, one in (await server.indexes(COLLECTION) or {}).items() if "buildUUID" in one]
-        if any(name.startswith(ROUTING_INDEX) for name in building) or process.returncode is not None:
+        building, share = await share_done(server)
+        if share >= HALF:
             break
-        await asyncio.sleep(0.01)
-    if process.returncode is not None:
-        sys.exit("the run ended before its build could be seen: give it more documents")
+        if process.returncode is not None:
+            sys.exit("the run ended before its build was half done: give it more documents")
     process.kill()
     await process.wait()
-    return monotonic() - began, ", ".join(building)
+    console.print(
+        f"killed {monotonic() - began:.1f} s after its start, when {building} had {share:.0%} of the collection scanned"
+    )
 
 
 async def main(documents: int) -> None:
@@ -102,16 +151,14 @@ async def main(documents: int) -> None:
         await database[COLLECTION].create_index(
             [("conversation_id", 1), ("user_id", 1)], name=ROUTING_INDEX, unique=True, partialFilterExpression=filtered
         )
-        ran, building = await kill_half_way(uri, Server(database))
-        console.print(f"killed {ran:.1f} s after its start, while the server built {building}")
-        began = monotonic()
-        again = await run_apply(uri)
-        most_keys = 0
-        while again.returncode is None:
-            most_keys = max(most_keys, await routed_keys(database))
-            await asyncio.sleep(0.05)
-        console.print(f"run again: {monotonic() - began:.1f} s, status {again.returncode}")
-        console.print(f"keys examined by a route meanwhile: {most_keys} at most")
+        async with Route(database) as route:
+            await kill_half_way(uri, Server(database))
+            began = monotonic()
+            again = await run_apply(uri)
+            await again.wait()
+            console.print(f"run again: {monotonic() - began:.1f} s, status {again.returncode}")
+        asked = ", ".join(f"{keys} ({times:,} times)" for keys, times in sorted(route.keys.items()))
+        console.print(f"keys examined by a route meanwhile: {asked}")
         kept = await database[COLLECTION].count_documents({})
         async with open_repository(database) as repository:
             counted = await repository.count_by_status()
@@ -126,4 +173,6 @@ async def main(documents: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else DOCUMENTS))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--documents", type=int, default=DOCUMENTS, help="how many sessions are stored")
+    asyncio.run(main(parser.parse_args().documents))
