@@ -1,5 +1,6 @@
 """The suite uses the fixtures that the library ships; at the end it says how much ran on which backend."""
 
+import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from sessions.driver import Database
 
 pytest_plugins = ["sessions.testing", "chat_fixtures"]
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes share the suite; each starts a server of its own, whose fail points are for the whole server.
+
+    On the one server of ``MONGODB_URI`` two processes would disturb each other.
+    """
+    return 1 if os.environ.get("MONGODB_URI") else 4
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
