@@ -63,12 +63,12 @@ async def _deliver(bridge: SessionBridge, delivery: dict[str, Any]) -> list[str]
         else:
             if not isinstance(outcome, Held):
                 return [delivery["message_id"], type(outcome).__name__]
-        await asyncio.sleep(random.uniform(0.02, 0.1))
+        await asyncio.sleep(random.uniform(0.1, 0.3))
 
 
 async def _serve(uri: str, database: str, driver: str) -> None:
     client: Any = connect(uri, driver=driver)
-    async with open_repository(client[database], lease=timedelta(seconds=10)) as repository:
+    async with open_repository(client[database], timeout=60, lease=timedelta(seconds=60)) as repository:
         bridge = SessionBridge(repository, Graph(client[database]))
         deliveries = json.loads(await asyncio.to_thread(sys.stdin.readline))
         answers = await asyncio.gather(*(_deliver(bridge, delivery) for delivery in deliveries))
