@@ -172,6 +172,8 @@ async def history(
     conversation_id: Own, user_id: User, assistant: Store, repository: Repository, router: Router
 ) -> dict[str, Any]:
     """All that the page shows."""
+    # First what was said, then where the session stands: nobody reads a question here under an older one's id.
+    messages = await assistant.said(user_id, conversation_id)
     session = await repository.latest(user_id, conversation_id)
     route = await router.route(user_id, conversation_id)
     return {
@@ -180,7 +182,7 @@ async def history(
         "session": None if session is None else SessionEvent.of(session).model_dump(mode="json"),
         "status": None if session is None else repository.present_status(session).value,
         "preview": None if session is None else await assistant.preview_of(session),
-        "messages": await assistant.said(user_id, conversation_id),
+        "messages": messages,
     }
 
 
