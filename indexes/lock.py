@@ -110,7 +110,8 @@ class Lock:
         every = self._lease.total_seconds() / 3
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopped.wait(), every)
+                async with asyncio.timeout(every):
+                    await stopped.wait()
             if stopped.is_set():
                 return
             try:

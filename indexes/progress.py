@@ -89,4 +89,5 @@ async def follow(server: Server, step: Step, tell: Tell, stopped: asyncio.Event)
             )
         )
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopped.wait(), _EVERY_SECONDS)
+            async with asyncio.timeout(_EVERY_SECONDS):
+                await stopped.wait()

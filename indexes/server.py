@@ -15,6 +15,7 @@ from pymongo.errors import (
 )
 
 from indexes.errors import BadChoice, MissingRight, Unreachable
+from sessions.cancelling import answered
 from sessions.driver import SessionCollection
 from sessions.index_comparison import as_listed
 
@@ -73,7 +74,9 @@ class Server:
         name = next(iter(command))
         try:
             with pymongo.timeout(QUICK_SECONDS if quick else None):
-                answer: dict[str, Any] = await database.command(command, read_preference=ReadPreference.PRIMARY)
+                answer: dict[str, Any] = await answered(
+                    database.command(command, read_preference=ReadPreference.PRIMARY)
+                )
         except ExecutionTimeout as error:
             if "maxTimeMS" in command:
                 raise  # it was given its time, and the caller knows what to do when that is over

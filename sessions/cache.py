@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from sessions import inputs
+from sessions.cancelling import stopped
 from sessions.errors import SessionRef, StoreUnavailable, WatchInterrupted, WriteOutcome
 from sessions.feed import LONGEST_WAIT, Event, Follower, in_background
 from sessions.lapsing import route_of
@@ -401,10 +402,10 @@ class CachedRouter(Follower):
         self._is_entered = False
         self._go_down()
         if self._returning is not None:
-            self._returning.cancel()
+            await stopped([self._returning])
         await self._upstream.close(self)
-        if running := self._tasks | {task for task in (self._returning,) if task is not None}:
-            await asyncio.wait(running)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
 
 def _too_late(key: Key) -> StoreUnavailable:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Final, Protocol
 
+from sessions.cancelling import stopped
 from sessions.driver import SessionCollection
 from sessions.errors import StoreUnavailable
 from sessions.inputs import moment, to_millisecond
@@ -93,7 +94,8 @@ class ServerClock:
         wait = RENEW_EVERY.total_seconds()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stale.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._stale.wait()
             self._stale.clear()
             try:
                 await self._measure()
@@ -125,7 +127,5 @@ class ServerClock:
     async def close(self) -> None:
         """Stop measuring."""
         if self._renewal is not None:
-            self._renewal.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._renewal
-            self._renewal = None
+            renewal, self._renewal = self._renewal, None
+            await stopped([renewal])

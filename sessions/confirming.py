@@ -5,11 +5,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
+from sessions.cancelling import to_the_end
 from sessions.errors import InvalidTransition, LeaseLost, SessionError, SessionNotFound, TransitionConflict
 from sessions.models import ApplyClaim
 from sessions.repository import SessionRepository
 from sessions.results import Applied, ApplyFailed, Confirmed, Held, RerunFailed, Superseded, TimedOut, refused
-from sessions.running import Broken, CutOff, Ending, OutOfTime, log_failure, reason_of, renewed, run, to_the_end
+from sessions.running import Broken, CutOff, Ending, OutOfTime, log_failure, reason_of, renewed, run
 from sessions.status import SessionStatus
 
 logger = logging.getLogger("sessions")

@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakSet
 
+from sessions.cancelling import stopped, to_the_end
 from sessions.errors import SessionRef, StoreUnavailable, WatchInterrupted, WriteOutcome
 from sessions.models import ActiveScheduleSessionSnapshot, to_snapshot
 
@@ -216,7 +217,7 @@ class Feed:
 
     async def _ended(self) -> None:
         if self._task is not None:
-            await asyncio.wait({self._task})
+            await stopped([self._task])
 
     def make_room(self) -> None:
         """A full follower has taken something."""
@@ -230,7 +231,7 @@ class Feed:
         finally:
             self.has_ended = True
             if self._closings:
-                await asyncio.wait(self._closings)
+                await to_the_end(asyncio.wait(self._closings))
 
     def _settle(self, task: "asyncio.Task[None]") -> None:
         failure = None if task.cancelled() else task.exception()
@@ -304,7 +305,8 @@ class Feed:
             self._room.clear()
             # Not for ever: a follower that was forgotten takes nothing more, and then there is none.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._room.wait(), LONGEST_WAIT)
+                async with asyncio.timeout(LONGEST_WAIT):
+                    await self._room.wait()
 
     async def _answered(self, reading: "asyncio.Task[dict[str, Any] | None]", primary: object) -> None:
         """Wait for a read; give it up where the primary changes meanwhile, or where the answer is overdue."""

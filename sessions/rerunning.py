@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
+from sessions.cancelling import to_the_end
 from sessions.errors import InvalidSessionInput, LeaseLost, SessionError, SessionNotFound, TransitionConflict
 from sessions.models import RerunClaim
 from sessions.repository import SessionRepository
@@ -36,7 +37,6 @@ from sessions.running import (
     reason_of,
     renewed,
     run,
-    to_the_end,
 )
 
 logger = logging.getLogger("sessions")

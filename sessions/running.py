@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Generic, TypeVar
 
+from sessions.cancelling import forget, stopped, to_the_end
 from sessions.errors import (
     LeaseLost,
     SessionError,
@@ -61,21 +62,6 @@ class CutOff:
 Ending = Done[Result] | Broken | OutOfTime | CutOff
 
 
-async def to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
-    """Wait for it whatever cancels the caller meanwhile; the cancellation leaves when it has ended."""
-    task = asyncio.create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        _forget(task)
-        raise cancelled
-    return task.result()
-
-
 def kind_of(found: object) -> str:
     """The name of a value's type, short enough for a reason."""
     return type(found).__name__[:_LONGEST_NAME]
@@ -93,12 +79,6 @@ def log_failure(who: str, reason: str, error: BaseException) -> None:
 
 
 _left_behind: set[asyncio.Task[Any]] = set()
-
-
-def _forget(task: asyncio.Task[Any]) -> None:
-    # The loop prints an exception that nobody has looked at, with its text.
-    if task.done() and not task.cancelled():
-        task.exception()
 
 
 def _leave_behind(task: asyncio.Task[Any]) -> None:
@@ -132,7 +112,7 @@ async def run(
     # A cancellation that is already under way leaves here, before the work has begun.
     await asyncio.sleep(0)
     task = asyncio.create_task(_call(work), name=f"sessions: work on {claim.session.session_id}")
-    task.add_done_callback(_forget)
+    task.add_done_callback(forget)
     try:
         await asyncio.wait({task, renewal}, timeout=within.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -180,9 +160,7 @@ async def renewed(claim: Claim, renew: Renew, *, since: float) -> AsyncIterator[
     try:
         yield renewal
     finally:
-        renewal.cancel()
-        await to_the_end(asyncio.wait({renewal}))
-        _forget(renewal)
+        await stopped([renewal])
 
 
 async def _keep(claim: Claim, renew: Renew, since: float) -> SessionError:
@@ -213,7 +191,7 @@ async def _renew_once(claim: Claim, renew: Renew, *, until: float, part: float) 
     loop = asyncio.get_running_loop()
     # A task of its own: a call that is cancelled first finishes what it has sent, and the work has to stop before.
     call = asyncio.create_task(renew())
-    call.add_done_callback(_forget)
+    call.add_done_callback(forget)
     try:
         await asyncio.wait({call}, timeout=until - loop.time())
         if loop.time() > until + part / 2:

@@ -3,18 +3,19 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from types import TracebackType
 from typing import Final, Self
 
 from sessions import inputs
+from sessions.cancelling import stopped
 from sessions.confirming import WriteBack, write_back_for
 from sessions.errors import InvalidSessionInput, SessionError
 from sessions.models import ActiveScheduleSessionSnapshot
 from sessions.repository import SessionRepository
 from sessions.results import Applied, ApplyFailed
-from sessions.running import DEFAULT_MAX_RERUN, log_failure, reason_of, to_the_end
+from sessions.running import DEFAULT_MAX_RERUN, log_failure, reason_of
 
 logger = logging.getLogger("sessions")
 
@@ -24,7 +25,6 @@ _LONGEST_BACKOFF: Final = 8
 """After failures the pause doubles, up to so many times its length."""
 _BATCH: Final = 100
 _AT_ONCE: Final = 8
-_CANCELLED_AGAIN_SECONDS: Final = 0.5
 
 
 class Upkeep:
@@ -73,7 +73,7 @@ class Upkeep:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         tasks, self._tasks = self._tasks, []
-        await to_the_end(_stop(tasks))
+        await stopped(tasks)
 
     async def _repeat(self, once: Callable[[], Awaitable[None]]) -> None:
         failures = 0
@@ -134,12 +134,3 @@ class Upkeep:
             logger.info("upkeep: an interrupted write-back is finished: %r", outcome)
             return True
         return False
-
-
-async def _stop(tasks: Iterable[asyncio.Task[None]]) -> None:
-    left = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        # Again and again: PyMongo 4.20 swallows about one in ten cancellations that hit a call under way.
-        _, left = await asyncio.wait(left, timeout=_CANCELLED_AGAIN_SECONDS)

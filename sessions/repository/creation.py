@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sessions import inputs, queries, reads
+from sessions.cancelling import to_the_end
 from sessions.driver import DuplicateKey, SessionCollection
 from sessions.errors import (
     ConflictReason,
@@ -16,7 +17,6 @@ from sessions.errors import (
 from sessions.models import ActiveScheduleSessionSnapshot, derive_session_id, to_snapshot
 from sessions.queries import Call
 from sessions.repository.engine import RETRIES, Engine
-from sessions.repository.finishing import finished
 from sessions.repository.refusals import entries_of, reference
 from sessions.status import CallName, SessionStatus
 
@@ -181,7 +181,7 @@ class Creation(Engine):
     async def _make(
         self, call: Call, start: tuple[str, SessionStatus], client_session: "ClientSession | None"
     ) -> tuple[ActiveScheduleSessionSnapshot, bool]:
-        return await finished(self._find_or_insert(self._collection.for_one_call(client_session), call, start))
+        return await to_the_end(self._find_or_insert(self._collection.for_one_call(client_session), call, start))
 
     async def _find_or_insert(
         self, collection: SessionCollection, call: Call, start: tuple[str, SessionStatus]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import uuid4
 
 from sessions import inputs, queries, reads
+from sessions.cancelling import to_the_end
 from sessions.clock import Clock
 from sessions.document import GOVERNOR_FIELDS
 from sessions.driver import DuplicateKey, SessionCollection
@@ -25,7 +26,6 @@ from sessions.errors import (
 from sessions.lapsing import counts_as, has_expired
 from sessions.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, RerunClaim, to_snapshot
 from sessions.queries import Call, Write
-from sessions.repository.finishing import finished
 from sessions.repository.refusals import Exhausted, Lapsed, Refused, Replayed, explain, reference
 from sessions.status import CallName, LeaseKind, SessionStatus
 from sessions.updates import Query
@@ -65,7 +65,7 @@ class Engine:
     ) -> ActiveScheduleSessionSnapshot:
         # One time limit for the whole call, however many round trips its refusal takes.
         collection = self._collection.for_one_call(client_session)
-        return await finished(self._try(collection, call, build))
+        return await to_the_end(self._try(collection, call, build))
 
     async def _claim(
         self,
@@ -80,7 +80,7 @@ class Engine:
             return claim_of(await self._try(collection, call, build), call.lease)
 
         # What a transaction has not committed is given back by its owner, who aborts it.
-        return await finished(won(), undo=None if collection.is_in_transaction else self._give_back)
+        return await to_the_end(won(), undo=None if collection.is_in_transaction else self._give_back)
 
     async def _give_back(self, claim: Claim) -> None:
         """Release a claim whose caller was cancelled before he had it."""

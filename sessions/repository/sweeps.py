@@ -3,10 +3,10 @@
 from datetime import datetime
 
 from sessions import inputs, queries, reads
+from sessions.cancelling import to_the_end
 from sessions.queries import Write
 from sessions.reads import Lookup
 from sessions.repository.engine import Engine
-from sessions.repository.finishing import finished
 from sessions.status import ALL, LeaseKind, SessionStatus
 
 
@@ -20,7 +20,7 @@ class Sweeps(Engine):
         # The guard stands in the filter again: what changed since the batch was read is left alone.
         if not session_ids:
             return 0
-        return await finished(self._collection.update_many(queries.narrowed_to(write, session_ids)))
+        return await to_the_end(self._collection.update_many(queries.narrowed_to(write, session_ids)))
 
     async def expire_due(self, *, limit: int = 1000) -> int:
         """End sessions that are past their ``expires_at`` with nobody at work on them.
@@ -92,7 +92,7 @@ class Sweeps(Engine):
         before = inputs.moment("ended_before", ended_before)
         lookup = reads.ended(before, limit=inputs.integer("limit", limit))
         batch = await self._batch(lookup)
-        return await finished(self._collection.delete_many(queries.purge(before, batch))) if batch else 0
+        return await to_the_end(self._collection.delete_many(queries.purge(before, batch))) if batch else 0
 
     async def count_by_status(self) -> dict[SessionStatus, int]:
         """Count the sessions that stand in each status.

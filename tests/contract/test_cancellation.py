@@ -14,8 +14,8 @@ import pytest
 from pymongo.errors import OperationFailure
 
 from sessions import ApplyClaim, RerunClaim, SessionRepository, SessionStatus
+from sessions.cancelling import to_the_end
 from sessions.repository.engine import CANCELLED_REASON
-from sessions.repository.finishing import finished
 from sessions.status import CALLS, LIFECYCLE, CallName, LeaseKind
 from sessions.testing import Backend, CommandCounter, MovedClock, ReadyCall, SessionMaker, StoredDocument
 
@@ -261,7 +261,7 @@ async def test_an_undoing_that_breaks_hides_no_cancellation(caplog: pytest.LogCa
         message = "no way back"
         raise RuntimeError(message)
 
-    running = asyncio.ensure_future(finished(work(), undo=undo))
+    running = asyncio.ensure_future(to_the_end(work(), undo=undo))
     await asyncio.sleep(0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

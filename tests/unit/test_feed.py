@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -346,3 +347,54 @@ def test_only_an_events_own_revision_is_the_latest() -> None:
     assert to_event(inserted).is_latest
     dropped = {"_id": {"_data": "00"}, "operationType": "drop"}
     assert to_event(dropped).session_id is None
+
+
+class FullRecorder(Recorder):
+    """Has no room for more."""
+
+    @property
+    def is_full(self) -> bool:
+        """Always."""
+        return True
+
+
+class SwallowingSource(PlayedSource):
+    """As PyMongo Async may: a cancellation that meets the opening of a stream is taken no notice of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opening_again = asyncio.Event()
+
+    async def changes(self, resume_after: str | None, *, wait: float) -> PlayedStream:
+        """A stream, however the caller is cancelled."""
+        if self.asked:
+            with suppress(asyncio.CancelledError):
+                self.opening_again.set()
+                await asyncio.Event().wait()
+        return await super().changes(resume_after, wait=wait)
+
+
+async def test_a_closed_feed_ends_though_its_cancellation_is_swallowed() -> None:
+    """The stream that is opened all the same is closed, and nobody waits for ever."""
+    source = SwallowingSource()
+    feed = Feed(source, patience=PATIENCE, is_shared=True)
+    await feed.follow(recorder := Recorder())
+    source.streams[0].answers.put_nowait(lost())
+    await asyncio.wait_for(source.opening_again.wait(), PATIENCE)
+    await asyncio.wait_for(feed.close(), PATIENCE)
+    assert recorder.told[-1] is None
+    assert all(stream.is_closed for stream in source.streams)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_feed_is_closed_right_after_its_reader_made_room(source: PlayedSource, turns: int) -> None:
+    """However many turns of the loop lie between the two, it ends."""
+    feed = Feed(source, patience=PATIENCE)
+    recorder = FullRecorder()
+    await feed.follow(recorder)
+    await asyncio.sleep(0)
+    feed.make_room()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await asyncio.wait_for(feed.close(), PATIENCE)
+    assert recorder.told[-1] is None

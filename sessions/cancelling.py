@@ -1,0 +1,100 @@
+"""Cancelling, and what has to be finished first.
+
+PyMongo Async swallows a cancellation that hits it between two of its own steps (measured with 4.20: of 400 calls that
+were cancelled under way 28 to 59 returned as if nothing had happened), or makes an error of it. Whoever waits for the
+end of what he has cancelled once may wait for ever.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final, TypeVar
+
+logger = logging.getLogger("sessions")
+Answer = TypeVar("Answer")
+
+_CANCELLED_AGAIN_SECONDS: Final = 0.5
+
+
+async def answered(call: Awaitable[Answer]) -> Answer:
+    """What the driver answers, unless the caller was cancelled meanwhile; then the cancellation leaves, once."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+
+    async def leave_if_cancelled(cause: Exception | None = None) -> None:
+        if task is not None and task.cancelling() > before:
+            await asyncio.sleep(0)  # one that has not been delivered yet leaves here
+            raise asyncio.CancelledError from cause
+
+    try:
+        answer = await call
+    except Exception as error:
+        await leave_if_cancelled(error)
+        raise
+    await leave_if_cancelled()
+    return answer
+
+
+async def to_the_end(
+    work: Coroutine[Any, Any, Answer], *, undo: Callable[[Answer], Awaitable[object]] | None = None
+) -> Answer:
+    """Carry the work out to its end, even where the caller is cancelled meanwhile; the cancellation leaves after it.
+
+    Args:
+        work: What has to be finished; it ends by its own time limit.
+        undo: Called with the answer that a cancelled caller will never see.
+
+    Returns:
+        The work's answer.
+
+    Raises:
+        asyncio.CancelledError: The caller was cancelled, or the loop is closing and has cancelled the work too.
+    """
+    task = asyncio.create_task(work)
+    cancelled = await _ended(task)
+    if cancelled is None:
+        return task.result()
+    if undo is not None and not task.cancelled() and task.exception() is None:
+        await _ended(asyncio.create_task(_undone(undo, task.result())))
+    forget(task)
+    raise cancelled
+
+
+async def _ended(task: "asyncio.Task[Any]") -> asyncio.CancelledError | None:
+    """Wait for a task; the first cancellation of the caller meanwhile."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            # Other than `await task`, this leaves the task alone when it is cancelled.
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = cancelled or error
+    return cancelled
+
+
+async def _undone(undo: Callable[[Answer], Awaitable[object]], answer: Answer) -> None:
+    try:
+        await undo(answer)
+    except Exception:
+        logger.exception("what a cancelled call had done could not be undone")
+
+
+async def stopped(tasks: Iterable["asyncio.Task[Any]"]) -> None:
+    """Cancel tasks, and return when they have ended; a caller that is cancelled meanwhile leaves after it."""
+    await to_the_end(_stop(set(tasks)))
+
+
+async def _stop(tasks: set["asyncio.Task[Any]"]) -> None:
+    left = tasks
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=_CANCELLED_AGAIN_SECONDS)
+    for task in tasks:
+        forget(task)
+
+
+def forget(task: "asyncio.Task[Any]") -> None:
+    """Look at how a task ended: the loop prints an exception that nobody has looked at, with its text."""
+    if task.done() and not task.cancelled():
+        task.exception()
