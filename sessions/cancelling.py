@@ -35,14 +35,11 @@ async def answered(call: Awaitable[Answer]) -> Answer:
     return answer
 
 
-async def to_the_end(
-    work: Coroutine[Any, Any, Answer], *, undo: Callable[[Answer], Awaitable[object]] | None = None
-) -> Answer:
+async def to_the_end(work: Coroutine[Any, Any, Answer]) -> Answer:
     """Carry the work out to its end, even where the caller is cancelled meanwhile; the cancellation leaves after it.
 
     Args:
         work: What has to be finished; it ends by its own time limit.
-        undo: Called with the answer that a cancelled caller will never see.
 
     Returns:
         The work's answer.
@@ -54,9 +51,43 @@ async def to_the_end(
     cancelled = await _ended(task)
     if cancelled is None:
         return task.result()
-    if undo is not None and not task.cancelled() and task.exception() is None:
-        await _ended(asyncio.create_task(_undone(undo, task.result())))
     forget(task)
+    raise cancelled
+
+
+async def to_the_end_or_undone(
+    work: Callable[[], Coroutine[Any, Any, Answer]], *, undo: Callable[[Answer], Awaitable[object]]
+) -> Answer:
+    """As `to_the_end`, for work whose answer must not be left behind where the caller will never see it.
+
+    Args:
+        work: What has to be finished; done a second time it changes nothing and gives the same answer.
+        undo: Called with the answer that a cancelled caller will never see.
+
+    Returns:
+        The work's answer.
+
+    Raises:
+        asyncio.CancelledError: As for `to_the_end`.
+    """
+    has_begun = False
+
+    async def begin() -> Answer:
+        nonlocal has_begun
+        has_begun = True
+        return await work()
+
+    task = asyncio.create_task(begin())
+    cancelled = await _ended(task)
+    if cancelled is None:
+        return task.result()
+    if has_begun and task.cancelled():
+        # A loop that closes cancels every task at once, and the server may have carried out what was sent: only
+        # doing it again tells.
+        task = asyncio.create_task(work())
+        await _ended(task)
+    if not task.cancelled() and task.exception() is None:
+        await _ended(asyncio.create_task(_undone(undo, task.result())))
     raise cancelled
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import uuid4
 
 from sessions import inputs, queries, reads
-from sessions.cancelling import to_the_end
+from sessions.cancelling import to_the_end, to_the_end_or_undone
 from sessions.clock import Clock
 from sessions.document import GOVERNOR_FIELDS
 from sessions.driver import DuplicateKey, SessionCollection
@@ -79,8 +79,10 @@ class Engine:
         async def won() -> AnyClaim:
             return claim_of(await self._try(collection, call, build), call.lease)
 
-        # What a transaction has not committed is given back by its owner, who aborts it.
-        return await to_the_end(won(), undo=None if collection.is_in_transaction else self._give_back)
+        if collection.is_in_transaction:
+            # What it has not committed is given back by its owner, who aborts it.
+            return await to_the_end(won())
+        return await to_the_end_or_undone(won, undo=self._give_back)
 
     async def _give_back(self, claim: Claim) -> None:
         """Release a claim whose caller was cancelled before he had it."""

@@ -13,8 +13,9 @@ from typing import Any, Final
 import pytest
 from pymongo.errors import OperationFailure
 
-from sessions import ApplyClaim, RerunClaim, SessionRepository, SessionStatus
-from sessions.cancelling import to_the_end
+from sessions import ApplyClaim, RerunClaim, SessionRepository, SessionStatus, open_repository
+from sessions.cancelling import to_the_end_or_undone
+from sessions.driver import connect, disconnect
 from sessions.repository.engine import CANCELLED_REASON
 from sessions.status import CALLS, LIFECYCLE, CallName, LeaseKind
 from sessions.testing import Backend, CommandCounter, MovedClock, ReadyCall, SessionMaker, StoredDocument
@@ -187,6 +188,46 @@ async def test_what_was_on_its_way_is_finished(
 
 
 @pytest.mark.needs("server")
+@pytest.mark.parametrize("name", [name for name, rule in CALLS.items() if rule.is_claim])
+async def test_a_claim_on_its_way_when_the_loop_shuts_down(
+    database: Any,
+    make_session: SessionMaker,
+    session_clock: MovedClock,
+    stored: StoredDocument,
+    failing: Failing,
+    backend: Backend,
+    mongod_uri: str,
+    name: CallName,
+) -> None:
+    """A shutdown cancels every task at once, the one that finishes the claim too: it is given back all the same."""
+    ready = await make_session.ready(name)
+    before = await stored(ready.session_id)
+    claiming: list[asyncio.Task[Any]] = []
+
+    async def close_last(client: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.wait(claiming)
+            await disconnect(client)
+
+    async def serve() -> None:
+        counter = CommandCounter()
+        client: Any = connect(mongod_uri, driver=backend.name, listeners=[counter])
+        own = await open_repository(client[database.name], verify_indexes=False, clock=session_clock)
+        claiming.append(asyncio.create_task(ready(own)))
+        closing = asyncio.create_task(close_last(client))
+        with counter.counting():
+            await until_sent(counter, "findAndModify")
+        assert not closing.done()
+
+    async with failing("findAndModify", **BLOCKED):
+        await asyncio.to_thread(asyncio.run, serve())
+    assert claiming[0].cancelled()
+    assert assert_whole(ready, before, await stored(ready.session_id))
+
+
+@pytest.mark.needs("server")
 async def test_a_lookup_is_let_go_at_once(
     repository: SessionRepository, make_session: SessionMaker, failing: Failing, command_counter: CommandCounter
 ) -> None:
@@ -261,7 +302,7 @@ async def test_an_undoing_that_breaks_hides_no_cancellation(caplog: pytest.LogCa
         message = "no way back"
         raise RuntimeError(message)
 
-    running = asyncio.ensure_future(to_the_end(work(), undo=undo))
+    running = asyncio.ensure_future(to_the_end_or_undone(work, undo=undo))
     await asyncio.sleep(0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
