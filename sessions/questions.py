@@ -3,7 +3,7 @@
 from sessions import inputs
 from sessions.errors import InvalidSessionInput, SessionRef, StaleReply
 from sessions.models import ActiveScheduleSessionSnapshot
-from sessions.status import LeaseKind
+from sessions.status import LeaseKind, SessionStatus
 
 Question = tuple[str, int]
 
@@ -32,12 +32,18 @@ def question_standing(session: ActiveScheduleSessionSnapshot) -> Question | None
     return session.session_id, session.question_number
 
 
-def stale_reply(session: ActiveScheduleSessionSnapshot, standing: Question | None) -> StaleReply:
-    """The refusal of a reply that names a question of this session which is not the one that stands."""
+def stale_reply(session: ActiveScheduleSessionSnapshot, status: SessionStatus, standing: Question | None) -> StaleReply:
+    """The refusal of a reply that names a question of this session which is not the one that stands.
+
+    Args:
+        session: The session as stored.
+        status: What its status counts as now.
+        standing: The question that stands in the conversation.
+    """
     about = SessionRef(
         session_id=session.session_id,
         user_id=session.user_id,
-        status=session.status,
+        status=status,
         revision=session.revision,
         session=session,
     )

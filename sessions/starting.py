@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from sessions import inputs
 from sessions.errors import InvalidSessionInput
 from sessions.inputs import UNSET
 from sessions.models import ActiveScheduleSessionSnapshot
@@ -58,8 +59,8 @@ def says(result: FirstResult, session: ActiveScheduleSessionSnapshot) -> bool:
     """Whether what is stored is this result: a graph that ran a second time may have come to another."""
     match result:
         case AskUser():
-            asked = session.state.pending_question, session.state.missing_info
-            return asked == (result.pending_question.strip(), tuple(dict.fromkeys(map(str.strip, result.missing_info))))
+            told = result.pending_question.strip(), inputs.texts("missing_info", result.missing_info)
+            return told == (session.state.pending_question, session.state.missing_info)
         case ShowPreview():
             return result.preview_id == session.current_preview_id
         case Close():

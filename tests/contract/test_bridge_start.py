@@ -94,6 +94,13 @@ async def test_binding_and_notifying_belong_to_the_start(bridge: SessionBridge, 
     assert action_url(again.session) == "/assistant/c"
 
 
+async def test_delivered_again_with_blanks(bridge: SessionBridge) -> None:
+    """What storing drops makes no other result: the payload still fits."""
+    result = AskUser(" Which? ", missing_info=["day", " ", "day "], payload="card")
+    first = await bridge.start(1, "t", result)
+    assert await bridge.start(1, "t", result) == first
+
+
 async def test_delivered_again_with_another_result(bridge: SessionBridge) -> None:
     """A graph that ran twice may come to two results: the first stands, without the payload of the second."""
     first = await bridge.start(1, "t", ShowPreview("preview-1", payload="card 1"))
