@@ -158,7 +158,8 @@ class SessionBridge:
             text: What the user wrote, at most 1,000,000 characters; it is handed to the graph and not stored.
             message_id: The message's own id, 1 to 128 characters, the same however often it is delivered.
             question_id: The question that its sender saw, ``session.question_id``; None where it is not known.
-            redelivered: Whether the message may have come before; then free chat costs one look more.
+            redelivered: Whether the message may have come before. Then one look more finds a session of this
+                conversation that has recorded it, also where nobody governs any more, or another session does.
 
         Returns:
             `FreeChat` where ordinary chat answers; `Asked`, `PreviewShown`, `Closed`, `RerunFailed`, `TimedOut` or
@@ -174,6 +175,7 @@ class SessionBridge:
 
         Round trips:
             One ``find`` for free chat; an answer adds its claim and its outcome, and a renewal each third of a lease.
+            One ``find`` more where ``redelivered`` is given and no question is named.
         """
         user_id = inputs.integer("user_id", user_id)
         conversation_id = inputs.identifier("conversation_id", conversation_id)
@@ -187,10 +189,10 @@ class SessionBridge:
         standing = question_standing(session) if session is not None else None
         if named is not None and named != standing:
             return await self._stale(user_id, named, message_id, session)
-        if session is None:
-            return await self._free(user_id, conversation_id, message_id, redelivered=redelivered)
-        if message_id in session.answered_reply_ids:
-            return AlreadyHandled(session)
+        further = redelivered and named is None
+        handled = await self._handled(session, user_id, conversation_id, message_id, further=further)
+        if handled is not None or session is None:
+            return handled or FreeChat()
         if route.action is RouteAction.HOLD:
             return Held(session)
         if is_blank:
@@ -324,19 +326,30 @@ class SessionBridge:
             claim, text, repository=self._repository, rerun=self._rerun, within=self._max_rerun, since=since
         )
 
-    async def _free(self, user_id: int, conversation_id: str, message_id: str, *, redelivered: bool) -> Handled:
-        if redelivered:
-            last = await self._repository.latest(user_id, conversation_id)
-            if last is not None and message_id in last.answered_reply_ids:
-                return AlreadyHandled(last)
-        return FreeChat()
+    async def _handled(
+        self,
+        governing: ActiveScheduleSessionSnapshot | None,
+        user_id: int,
+        conversation_id: str,
+        message_id: str,
+        *,
+        further: bool,
+    ) -> AlreadyHandled | None:
+        """Whether a message was handled: by who governs, or ``further`` by any session of the conversation."""
+        if governing is not None and message_id in governing.answered_reply_ids:
+            return AlreadyHandled(governing)
+        if not further:
+            return None
+        before = await self._repository.find_by_reply(message_id, user_id=user_id, conversation_id=conversation_id)
+        return None if before is None else AlreadyHandled(before)
 
     async def _moved_on(self, user_id: int, conversation_id: str, message_id: str, *, redelivered: bool) -> Handled:
         """The session left its question between the route and the claim: look once more, and claim nothing."""
         route = await self._repository.route(user_id, conversation_id)
         if route.session is not None:
             return Held(route.session)
-        return await self._free(user_id, conversation_id, message_id, redelivered=redelivered)
+        handled = await self._handled(None, user_id, conversation_id, message_id, further=redelivered)
+        return handled or FreeChat()
 
     async def _stale(
         self, user_id: int, named: Question, message_id: str, session: ActiveScheduleSessionSnapshot | None
@@ -350,4 +363,4 @@ class SessionBridge:
             session = await self._repository.get(asked_by, user_id=user_id)
         if message_id in session.answered_reply_ids:
             return AlreadyHandled(session)
-        raise stale_reply(session, standing)
+        raise stale_reply(session, self._repository.present_status(session), standing)

@@ -1,7 +1,7 @@
 """Each lookup that the repository sends, as a pure function to a filter, an order and the index it names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -61,6 +61,12 @@ def latest(user_id: int, conversation_id: str) -> Lookup:
         sort=(("updated_at", -1),),
         hint=LATEST_INDEX,
     )
+
+
+def by_reply(user_id: int, conversation_id: str, reply_id: str) -> Lookup:
+    """The session of a conversation that recorded a reply, by the same way as `latest`."""
+    newest = latest(user_id, conversation_id)
+    return replace(newest, filter={**newest.filter, "answered_reply_ids": reply_id})
 
 
 def by_trigger(user_id: int, trigger_id: str) -> Lookup:

@@ -35,6 +35,7 @@ class Sample:
     conversation_id: str = "conversation"
     trigger_id: str = "trigger"
     preview_id: str = "preview"
+    reply_id: str = "reply"
     updated_at: datetime | None = None
 
 
@@ -141,6 +142,12 @@ SHAPES: Final[tuple[Shape, ...]] = (
         name="latest",
         function=reads.latest,
         asked=lambda s: reads.latest(s.user_id, s.conversation_id),
+        index=LATEST_INDEX,
+    ),
+    Shape(
+        name="find_by_reply",
+        function=reads.by_reply,
+        asked=lambda s: reads.by_reply(s.user_id, s.conversation_id, s.reply_id),
         index=LATEST_INDEX,
     ),
     Shape(name="get", function=reads.by_id, asked=lambda s: reads.by_id(s.session_id, s.user_id)),

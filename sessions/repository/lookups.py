@@ -260,6 +260,32 @@ class Lookups(Engine):
         preview_id, user_id = inputs.identifier("preview_id", preview_id), inputs.integer("user_id", user_id)
         return await self._first(reads.by_preview(user_id, preview_id), user_id, client_session)
 
+    async def find_by_reply(
+        self, reply_id: str, *, user_id: int, conversation_id: str, client_session: "ClientSession | None" = None
+    ) -> ActiveScheduleSessionSnapshot | None:
+        """Read the session of a conversation that recorded what came of a message.
+
+        Args:
+            reply_id: The message's id, 1 to 128 characters.
+            user_id: The owner, 1 to 2**63 - 1.
+            conversation_id: 1 to 128 characters.
+            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
+
+        Returns:
+            The session, or None where none recorded the message among its last 32.
+
+        Raises:
+            InvalidSessionInput: An argument is outside its limits; nothing was sent.
+            StoreUnavailable: No primary answered within the repository's ``timeout``.
+
+        Round trips:
+            One ``find`` over the sessions of this conversation; another, with a warning logged, where its index is
+            hidden or absent.
+        """
+        reply_id, user_id = inputs.identifier("reply_id", reply_id), inputs.integer("user_id", user_id)
+        conversation_id = inputs.identifier("conversation_id", conversation_id)
+        return await self._first(reads.by_reply(user_id, conversation_id, reply_id), user_id, client_session)
+
     async def list_sessions(
         self,
         user_id: int,

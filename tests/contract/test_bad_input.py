@@ -102,6 +102,7 @@ VALID: Final[Mapping[str, Callable[[World], dict[str, Any]]]] = {
     "latest": lambda _: {"user_id": 1, "conversation_id": "c"},
     "find_by_trigger": lambda _: {"trigger_id": "t", "user_id": 1},
     "find_by_preview": lambda _: {"preview_id": "p", "user_id": 1},
+    "find_by_reply": lambda _: {"reply_id": "r", "user_id": 1, "conversation_id": "c"},
     "list_sessions": lambda _: {"user_id": 1, "statuses": [SessionStatus.APPLIED], "limit": 10, "after": None},
     "bind_conversation": lambda world: {
         "session_id": world.asked,

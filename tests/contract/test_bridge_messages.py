@@ -211,6 +211,38 @@ async def test_a_message_delivered_again_to_a_free_conversation(repository: Sess
     assert len(graph.turns) == 1
 
 
+async def test_a_message_delivered_again_answers_no_other_session(
+    repository: SessionRepository, session_clock: MovedClock
+) -> None:
+    """A yes that one session has recorded is none to the next one's question, and does not wait for its rerun."""
+    session = await asked(repository)
+    graph = Graph(Close(), AskUser("And?"))
+    bridge = SessionBridge(repository, graph)
+    await bridge.handle(1, "c", "yes", message_id="m1")
+    session_clock.advance(seconds=1)
+    other = await repository.create(1, "another", conversation_id="c", pending_question="Delete everything?")
+    again = await bridge.handle(1, "c", "yes", message_id="m1", redelivered=True)
+    assert isinstance(again, AlreadyHandled)
+    assert again.session.session_id == session.session_id
+    await repository.claim_rerun(other.session_id, user_id=1, reply_id="m2")
+    assert isinstance(await bridge.handle(1, "c", "yes", message_id="m1", redelivered=True), AlreadyHandled)
+    assert isinstance(await bridge.handle(1, "c", "so", message_id="m3", redelivered=True), Held)
+    assert len(graph.turns) == 1
+
+
+async def test_a_late_reply_is_told_what_its_session_counts_as(
+    repository: SessionRepository, session_clock: MovedClock
+) -> None:
+    """The refusal says ``expired`` before any sweep has stored it."""
+    session = await asked(repository, expires_at=session_clock() + timedelta(seconds=1))
+    session_clock.advance(seconds=2)
+    bridge = SessionBridge(repository, Graph())
+    with pytest.raises(StaleReply) as late:
+        await bridge.handle(1, "c", "Tuesday", message_id="m1", question_id=session.question_id)
+    assert late.value.status is SessionStatus.EXPIRED
+    assert late.value.session == session
+
+
 async def test_a_dead_workers_message_is_taken_over(repository: SessionRepository, session_clock: MovedClock) -> None:
     """After its worker died the same message runs again, under the same idempotency key."""
     session = await asked(repository)

@@ -141,6 +141,10 @@ async def test_lookups_find_only_ones_own(
             assert await repository.find_by_preview(session.current_preview_id, user_id=OWNER) == session
             assert await repository.find_by_preview(session.current_preview_id, user_id=STRANGER) is None
         assert await repository.latest(STRANGER, conversation_id) is None
+        for reply_id in session.answered_reply_ids:
+            for user_id, found in ((OWNER, session), (STRANGER, None)):
+                looked = await repository.find_by_reply(reply_id, user_id=user_id, conversation_id=conversation_id)
+                assert looked == found
         route = await repository.route(STRANGER, conversation_id)
         assert (route.action, route.session) == (RouteAction.FREE_CHAT, None)
         assert await repository.route_many(STRANGER, [conversation_id]) == {conversation_id: route}

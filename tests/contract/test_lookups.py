@@ -143,6 +143,20 @@ async def test_lookups_find_by_trigger_and_preview(repository: SessionRepository
         await repository.get("none", user_id=1)
 
 
+async def test_a_reply_is_found_by_its_conversation(
+    repository: SessionRepository, make_session: SessionMaker, session_clock: MovedClock
+) -> None:
+    """Which session recorded a message, ended or not, whatever the conversation has had since."""
+    claim = await make_session.claim(conversation_id="c")
+    assert await repository.find_by_reply(claim.reply_id, user_id=1, conversation_id="c") is None
+    closed = await repository.close_rerun(claim)
+    session_clock.advance(seconds=1)
+    await make_session(conversation_id="c")
+    assert await repository.find_by_reply(claim.reply_id, user_id=1, conversation_id="c") == closed
+    assert await repository.find_by_reply(claim.reply_id, user_id=1, conversation_id="another") is None
+    assert await repository.find_by_reply(claim.reply_id, user_id=2, conversation_id="c") is None
+
+
 async def test_latest_is_what_changed_last(
     repository: SessionRepository, make_session: SessionMaker, session_clock: MovedClock
 ) -> None:

@@ -245,6 +245,7 @@ async def test_each_lookup_is_one_find(
         "latest": lambda: repository.latest(1, "c"),
         "find_by_trigger": lambda: repository.find_by_trigger(session.trigger_id, user_id=1),
         "find_by_preview": lambda: repository.find_by_preview("unknown", user_id=1),
+        "find_by_reply": lambda: repository.find_by_reply("r", user_id=1, conversation_id="c"),
         "list_sessions": lambda: repository.list_sessions(1),
     }
     for name, look in lookups.items():

@@ -70,6 +70,7 @@ WEIGHTS: Final[Mapping[str, int]] = {
     "list_sessions": 2,
     "find_by_trigger": 1,
     "find_by_preview": 1,
+    "find_by_reply": 1,
 }
 
 
@@ -337,6 +338,10 @@ class Player:
 
     def _for_find_by_trigger(self) -> dict[str, Any]:
         return {"user_id": self._pick(USERS), "trigger_id": self._pick(TRIGGERS)}
+
+    def _for_find_by_reply(self) -> dict[str, Any]:
+        where = {"user_id": self._pick(USERS), "conversation_id": self._pick(CONVERSATIONS)}
+        return {"reply_id": self._pick(REPLIES), **where}
 
     def _for_find_by_preview(self) -> dict[str, Any]:
         # Only one that nobody has: which of several sessions with one preview is found is not promised.

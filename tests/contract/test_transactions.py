@@ -181,6 +181,7 @@ LOOKS: dict[str, Look] = {
     "latest": lambda r, _, s: r.latest(1, "c", client_session=s),
     "find_by_trigger": lambda r, _, s: r.find_by_trigger("t", user_id=1, client_session=s),
     "find_by_preview": lambda r, _, s: r.find_by_preview("p", user_id=1, client_session=s),
+    "find_by_reply": lambda r, _, s: r.find_by_reply("r", user_id=1, conversation_id="c", client_session=s),
 }
 
 
@@ -190,7 +191,9 @@ async def test_a_lookup_sees_what_its_own_transaction_wrote(
     repository: SessionRepository, database: Any, look: str
 ) -> None:
     """Inside, the session as it will be; outside, as it was until the commit."""
-    session = await repository.create(1, "t", conversation_id="c", preview_id="p")
+    asked = await repository.create(1, "t", conversation_id="c", pending_question="Which?")
+    claim = await repository.claim_rerun(asked.session_id, user_id=1, reply_id="r")
+    session = await repository.present_preview(claim, preview_id="p")
     outside = await LOOKS[look](repository, session.session_id, None)
     async with a_transaction(database) as within:
         await repository.claim_refinement(

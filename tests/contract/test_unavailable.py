@@ -69,6 +69,7 @@ CALLS: Final[dict[str, Callable[[SessionRepository], Awaitable[object]]]] = {
     "latest": lambda repository: repository.latest(1, "c"),
     "find_by_trigger": lambda repository: repository.find_by_trigger("t", user_id=1),
     "find_by_preview": lambda repository: repository.find_by_preview("p", user_id=1),
+    "find_by_reply": lambda repository: repository.find_by_reply("r", user_id=1, conversation_id="c"),
     "list_sessions": lambda repository: repository.list_sessions(1),
     "history": lambda repository: repository.history("abc", user_id=1),
     "bind_conversation": lambda repository: repository.bind_conversation("abc", "c", user_id=1),

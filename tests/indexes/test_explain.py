@@ -75,6 +75,7 @@ async def test_the_shapes_are_what_is_sent(
         "history": lambda: repository.history(session.session_id, user_id=1),
         "find_by_trigger": lambda: repository.find_by_trigger(session.trigger_id, user_id=1),
         "find_by_preview": lambda: repository.find_by_preview("p", user_id=1),
+        "find_by_reply": lambda: repository.find_by_reply("reply", user_id=1, conversation_id="c"),
         "list_sessions (first page)": lambda: repository.list_sessions(1),
         "renew": lambda: repository.renew(claim),
         "release": lambda: repository.release(claim),
