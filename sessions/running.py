@@ -119,7 +119,7 @@ async def run(
         # Work that blocked the event loop past its time and has ended since counts as ended.
         has_ended = task.done()
         if not has_ended:
-            await to_the_end(_stop(task, claim))
+            await to_the_end(_stop(task, claim, renewal))
     if has_ended:
         if task.cancelled():
             return Broken(asyncio.CancelledError())
@@ -128,13 +128,18 @@ async def run(
     return CutOff(renewal.result()) if renewal.done() else OutOfTime()
 
 
-async def _stop(task: asyncio.Task[Any], claim: Claim) -> None:
+async def _stop(task: asyncio.Task[Any], claim: Claim, renewal: asyncio.Task[SessionError]) -> None:
     patience = min(claim.lease.total_seconds() / _PARTS / 2, _LONGEST_PATIENCE)
-    # Twice: PyMongo 4.20 swallows about one in ten cancellations that hit a call under way.
-    for _ in range(2):
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task}, timeout=patience / 2)
+    task.cancel()
+    if not renewal.done():
+        # As long as the lease is renewed the work may take its time to tidy up.
+        await asyncio.wait({task, renewal}, timeout=_LONGEST_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+    if renewal.done():
+        await asyncio.wait({task}, timeout=patience * 3 / 4)
+    if not task.done():
+        # Again: PyMongo 4.20 swallows about one in ten cancellations that hit a call under way.
+        task.cancel()
+        await asyncio.wait({task}, timeout=patience / 4)
     if not task.done():
         _leave_behind(task)
         logger.warning(

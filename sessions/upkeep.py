@@ -5,6 +5,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -58,6 +59,9 @@ class Upkeep:
         self._every = inputs.duration("every", every)
         self._write_back = write_back
         self._tasks: list[asyncio.Task[None]] = []
+        self._finishing: dict[str, asyncio.Task[None]] = {}
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._ended = 0
 
     async def __aenter__(self) -> Self:
         rounds: list[Callable[[], Awaitable[None]]] = [self._sweep]
@@ -73,7 +77,10 @@ class Upkeep:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         tasks, self._tasks = self._tasks, []
-        await stopped(tasks)
+        try:
+            await stopped(tasks)
+        finally:
+            await stopped(self._finishing.values())
 
     async def _repeat(self, once: Callable[[], Awaitable[None]]) -> None:
         failures = 0
@@ -103,34 +110,42 @@ class Upkeep:
 
     async def _finish_interrupted(self) -> None:
         while True:
+            ended = self._ended
             batch = await self._repository.interrupted_applies(limit=_BATCH)
             random.shuffle(batch)  # so that several processes do not claim in one order
-            places = asyncio.Semaphore(_AT_ONCE)
-            done = await asyncio.gather(*(self._finish(session, places) for session in batch))
-            if len(batch) < _BATCH or not any(done):
+            for session in batch:
+                if session.session_id in self._finishing:
+                    continue
+                await self._places.acquire()
+                # Not waited for: a write-back that hangs takes one place, and holds nobody else up.
+                task = asyncio.create_task(self._finish(session), name=f"sessions: upkeep of {session.session_id}")
+                self._finishing[session.session_id] = task
+                task.add_done_callback(partial(self._gone, session.session_id))
+            if len(batch) < _BATCH or self._ended == ended:
                 return
 
-    async def _finish(self, session: ActiveScheduleSessionSnapshot, places: asyncio.Semaphore) -> bool:
-        """Whether it has come to its end."""
+    def _gone(self, session_id: str, _task: asyncio.Task[None]) -> None:
+        del self._finishing[session_id]
+        self._places.release()
+
+    async def _finish(self, session: ActiveScheduleSessionSnapshot) -> None:
         if self._write_back is None or session.current_preview_id is None:
-            return False
-        async with places:
-            try:
-                outcome = await write_back_for(
-                    session.session_id,
-                    user_id=session.user_id,
-                    preview_id=session.current_preview_id,
-                    repository=self._repository,
-                    write_back=self._write_back,
-                    within=DEFAULT_MAX_RERUN,
-                )
-            except SessionError as error:
-                logger.warning("upkeep: an interrupted write-back is not finished yet: %s", error)
-                return False
-            except Exception as error:  # noqa: BLE001 - the others are finished all the same
-                log_failure(f"session {session.session_id}", reason_of("finishing its write-back", error), error)
-                return False
+            return
+        try:
+            outcome = await write_back_for(
+                session.session_id,
+                user_id=session.user_id,
+                preview_id=session.current_preview_id,
+                repository=self._repository,
+                write_back=self._write_back,
+                within=DEFAULT_MAX_RERUN,
+            )
+        except SessionError as error:
+            logger.warning("upkeep: an interrupted write-back is not finished yet: %s", error)
+            return
+        except Exception as error:  # noqa: BLE001 - the others are finished all the same
+            log_failure(f"session {session.session_id}", reason_of("finishing its write-back", error), error)
+            return
         if isinstance(outcome, Applied | ApplyFailed):
+            self._ended += 1
             logger.info("upkeep: an interrupted write-back is finished: %r", outcome)
-            return True
-        return False

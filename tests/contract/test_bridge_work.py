@@ -107,6 +107,29 @@ async def test_a_graph_that_hangs_each_time(database: "Database", repository: Se
     await few.close()
 
 
+async def test_a_graph_that_tidies_up(database: "Database", session_clock: MovedClock) -> None:
+    """While the lease is renewed a stopped graph is given the time to end in order: it is cancelled once."""
+    brief = await open_repository(database, create_indexes=True, clock=session_clock, lease=timedelta(seconds=1))
+    await asked(brief)
+    cancelled: list[str] = []
+
+    async def careful(turn: Turn) -> AskUser:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            try:
+                await asyncio.sleep(0.4)
+                cancelled.append("once")
+            except asyncio.CancelledError:
+                cancelled.append("again")
+        raise AssertionError(turn)
+
+    bridge = SessionBridge(brief, careful, max_rerun=timedelta(milliseconds=20))
+    assert isinstance(await bridge.handle(1, "c", "Tuesday", message_id="m1"), TimedOut)
+    assert cancelled == ["once"]
+    await brief.close()
+
+
 async def test_a_graph_that_cannot_be_stopped(brief: SessionRepository, caplog: pytest.LogCaptureFixture) -> None:
     """It is left to itself: the call returns, the question stands, and whatever it comes to is thrown away."""
     before = await asked(brief)

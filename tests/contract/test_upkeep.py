@@ -176,6 +176,35 @@ async def test_it_outlives_a_failing_server(
     assert "private words" not in caplog.text
 
 
+async def test_a_write_back_that_hangs_holds_nobody_up(
+    repository: SessionRepository, make_session: SessionMaker, session_clock: MovedClock
+) -> None:
+    """What was interrupted later is finished meanwhile; the one that hangs takes one place."""
+    first = await make_session.apply_claim()
+    session_clock.advance(seconds=61)
+    started = asyncio.Event()
+    written: list[str] = []
+
+    async def write(claim: ApplyClaim) -> None:
+        if claim.session.session_id == first.session.session_id:
+            started.set()
+            await asyncio.Event().wait()
+        written.append(claim.session.session_id)
+
+    async with Upkeep(repository, every=OFTEN, write_back=write):
+        await started.wait()
+        # Lapsed when it is made, so that the clock does not pass the lease of the one that hangs.
+        later = await make_session.apply_claim(lease=timedelta(milliseconds=1))
+        session_clock.advance(seconds=0.001)
+
+        async def is_applied() -> bool:
+            return (await repository.get(later.session.session_id, user_id=1)).status is SessionStatus.APPLIED
+
+        await until(is_applied)
+    assert written == [later.session.session_id]
+    assert (await repository.get(first.session.session_id, user_id=1)).lease is not None
+
+
 async def test_it_stops(repository: SessionRepository, make_session: SessionMaker, session_clock: MovedClock) -> None:
     """Leaving the block ends every task, stops a write-back under way and keeps its claim; nothing happens after."""
     dead = await make_session.apply_claim()
