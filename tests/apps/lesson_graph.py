@@ -4,7 +4,7 @@ from typing import Any, Final, TypedDict
 
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
-from langgraph.types import Command, interrupt
+from langgraph.types import Command, StateSnapshot, interrupt
 
 from sessions import AskUser, Close, NotAnAnswer, ShowPreview, Turn
 
@@ -58,21 +58,28 @@ class LessonGraph:
     async def first(self, trigger_id: str) -> AskUser | ShowPreview | Close:
         """What the graph comes to when its trigger fires; again the same while nobody has answered."""
         thread = _thread(trigger_id)
-        started = await self.graph.aget_state(thread)
-        return _result(await self.graph.ainvoke(None if started.values or started.next else {}, thread))
+        begun = (await self.graph.aget_state(thread)).created_at is not None
+        return _result(await self.graph.ainvoke(None if begun else {}, thread))
 
     async def rerun(self, turn: Turn) -> AskUser | ShowPreview | Close | NotAnAnswer:
         """Go on with one message."""
         if turn.text.endswith("?"):
             return NotAnAnswer()
-        thread = _thread(turn.session.trigger_id)
-        state = await self.graph.aget_state(thread)
+        state = await self._as_recorded(turn)
+        # A copy: the checkpoint itself may keep the reply that a stopped worker resumed it with.
+        config = await self.graph.aupdate_state(state.config, None, as_node="__copy__")
         # A worker that died may have resumed the graph with this very message: then it only goes on from there.
         is_known = state.values.get("message_id") == turn.message_id
         resume: Command[Any] | None = (
             None if is_known else Command(resume={"text": turn.text, "message_id": turn.message_id})
         )
-        return _result(await self.graph.ainvoke(resume, thread))
+        return _result(await self.graph.ainvoke(resume, config))
+
+    async def _as_recorded(self, turn: Turn) -> StateSnapshot:
+        """Where the session stands: what a stopped worker made of a message that nobody recorded is left aside."""
+        known = {None, turn.message_id, *turn.session.answered_reply_ids}
+        newest_first = self.graph.aget_state_history(_thread(turn.session.trigger_id))
+        return await anext(state async for state in newest_first if state.values.get("message_id") in known)
 
 
 def _thread(trigger_id: str) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from langgraph.types import Command
 from lesson_chat import LessonChat, play
-from lesson_graph import LessonGraph
+from lesson_graph import Lesson, LessonGraph
 
 from sessions import (
     AlreadyHandled,
@@ -162,6 +162,47 @@ async def test_a_worker_that_died_after_it_resumed(repository: SessionRepository
     assert outcome.session.state.pending_question == "Tuesday, at what time?"
     assert lesson.executions == ["ask_day"]
     assert isinstance(await bridge.handle(7, "c", "Tuesday", message_id="m1"), AlreadyHandled)
+
+
+class BreakingGraph(LessonGraph):
+    """Its first node breaks after it was resumed."""
+
+    breaks = False
+
+    async def ask_day(self, state: Lesson) -> Lesson:
+        """Break, where the test says so."""
+        asked = await super().ask_day(state)
+        if self.breaks:
+            message = "the calendar does not answer"
+            raise ConnectionError(message)
+        return asked
+
+
+@pytest.mark.parametrize("is_whole", [True, False], ids=["moved on", "in mid-node"])
+async def test_a_graph_that_moved_on_for_another_message(
+    repository: SessionRepository, session_clock: MovedClock, *, is_whole: bool
+) -> None:
+    """What a stopped worker took in and nobody recorded is left aside: the next message answers what it named."""
+    lesson = BreakingGraph()
+    bridge = SessionBridge(repository, lesson.rerun)
+    session = await started(bridge, lesson)
+    stopped = await repository.claim_rerun(session.session_id, user_id=7, reply_id="m1", lease=timedelta(seconds=1))
+    thread: Any = {"configurable": {"thread_id": "t"}}
+    resume: Command[Any] = Command(resume={"text": "Tuesday", "message_id": "m1"})
+    if is_whole:
+        await lesson.graph.ainvoke(resume, thread)
+    else:
+        lesson.breaks = True
+        with pytest.raises(ConnectionError):
+            await lesson.graph.ainvoke(resume, thread)
+        lesson.breaks = False
+    session_clock.at = stopped.expires_at
+    outcome = await bridge.handle(7, "c", "Wednesday", message_id="m2", question_id=session.question_id)
+    assert isinstance(outcome, Asked)
+    assert outcome.session.state.pending_question == "Wednesday, at what time?"
+    shown = await bridge.handle(7, "c", "10:00", message_id="m3")
+    assert isinstance(shown, PreviewShown)
+    assert shown.payload == "Wednesday at 10:00"
 
 
 async def test_a_graph_tells_what_it_is_at() -> None:
