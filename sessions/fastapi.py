@@ -88,6 +88,8 @@ async def sessions_lifespan(
 ) -> AsyncIterator[SessionRepository]:
     """Open the sessions of an application and close them with it; for the body of the application's own lifespan.
 
+    Bridge, router and upkeep are made in this order.
+
     Args:
         app: The application whose routes use `Repository`, `Router` and `Bridge`.
         opening: ``open_repository(database, ...)``; the client stays open, it is the caller's.
@@ -105,14 +107,13 @@ async def sessions_lifespan(
     """
     async with AsyncExitStack() as stack:
         repository = await stack.enter_async_context(opening)
+        made = bridge(repository) if bridge is not None else None
         routes: MessageRouter = repository
         if router is not None:
             routes = await stack.enter_async_context(router(repository))
         if upkeep is not None:
             await stack.enter_async_context(upkeep(repository))
-        app.state.active_schedule_sessions = _Serving(
-            repository, routes, bridge(repository) if bridge is not None else None
-        )
+        app.state.active_schedule_sessions = _Serving(repository, routes, made)
         yield repository
 
 

@@ -179,7 +179,7 @@ class ReplicaSet:
 
 @contextlib.asynccontextmanager
 async def running_replica_set(binary: Path, *, members: int = 3) -> AsyncIterator[ReplicaSet]:
-    """Run a replica set on free loopback ports; leaves nothing behind.
+    """Run a replica set on free loopback ports; leaves nothing behind its block.
 
     Args:
         binary: What `find_mongod` found.
@@ -203,7 +203,7 @@ async def running_replica_set(binary: Path, *, members: int = 3) -> AsyncIterato
 
 @contextlib.asynccontextmanager
 async def running_mongod(binary: Path) -> AsyncIterator[str]:
-    """Run a replica set of one on a free loopback port; gives its URI, and leaves nothing behind.
+    """Run a replica set of one on a free loopback port; gives its URI, and leaves nothing behind its block.
 
     Args:
         binary: What `find_mongod` found.

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from inspect import iscoroutinefunction
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -104,6 +105,58 @@ BACKENDS: Final[Mapping[str, Backend]] = {
 }
 
 
+_CHOSEN: Final = "sessions_backends"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which backends an application has."""
+    parser.addini(
+        _CHOSEN,
+        f"each test that uses the sessions' fixtures runs on each of these: {', '.join(BACKENDS)} (default: all)",
+        type="args",
+        default=list(BACKENDS),
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker, and refuse a backend that there is not."""
+    needs = ", ".join(BACKENDS["double"].gaps)
+    config.addinivalue_line(
+        "markers", f"needs(capability): skipped, with the reason, on a backend that lacks it, one of {needs}"
+    )
+    if unknown := set(config.getini(_CHOSEN)) - BACKENDS.keys():
+        raise pytest.UsageError(f"{_CHOSEN} names {', '.join(sorted(unknown))}; there are {', '.join(BACKENDS)}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the backends that were not chosen."""
+    left_out = BACKENDS.keys() - set(config.getini(_CHOSEN))
+    dropped = [item for item in items if _backend_of(item) in left_out]
+    if dropped:
+        items[:] = [item for item in items if _backend_of(item) not in left_out]
+        config.hook.pytest_deselected(items=dropped)
+
+
+def _backend_of(item: pytest.Item) -> object:
+    return (
+        item.callspec.params.get("backend") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
+    )
+
+
+def _refuse_another_loop(request: pytest.FixtureRequest) -> None:
+    """Say what is missing where the test would run on another event loop than the clients of the run."""
+    marker = request.node.get_closest_marker("asyncio")
+    scope = marker.kwargs.get("loop_scope") if marker is not None else None
+    if (scope or request.config.getini("asyncio_default_test_loop_scope")) != "session" and iscoroutinefunction(
+        request.function
+    ):
+        pytest.fail(
+            'the clients of a run live on one event loop: set asyncio_default_test_loop_scope = "session" in the '
+            "configuration of pytest",
+            pytrace=False,
+        )
+
+
 @pytest.fixture
 def session_clock() -> MovedClock:
     """A clock at the start of 2026, to be moved by the test."""
@@ -148,6 +201,7 @@ def _client(
     counter = CommandCounter()
     if not backend.is_real:
         return connect_double(), counter
+    _refuse_another_loop(request)
     uri: str = request.getfixturevalue("mongod_uri")
     if backend.name not in _clients:
         _clients[backend.name] = (connect(uri, driver=backend.name, listeners=[counter]), counter)

@@ -15,7 +15,7 @@ from sessions.driver import connect, disconnect
 if TYPE_CHECKING:
     from sessions.driver import Database
 
-pytest_plugins = ["sessions.testing", "chat_fixtures"]
+pytest_plugins = ["sessions.testing", "chat_fixtures", "pytester"]
 
 
 def pytest_xdist_auto_num_workers() -> int:
