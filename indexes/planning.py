@@ -91,7 +91,7 @@ def _digest(definition: Definition) -> str:
 
 
 def bridge_of(target: Definition) -> Definition | None:
-    """The target with every key's direction reversed, all else equal; None where a key has no direction.
+    """The target with every key's direction reversed, all else but a TTL equal; None where a key has no direction.
 
     It may coexist with its target, enforces the same uniqueness and serves the same sorts. Its name carries its
     target's and a digest of its own definition, so that no index of somebody else's is taken for one.
@@ -99,14 +99,15 @@ def bridge_of(target: Definition) -> Definition | None:
     keys = keys_of(target)
     if any(not isinstance(way, int | float) or name.endswith("$**") for name, way in keys):
         return None
-    # Visible even where the target is not: it has to serve.
-    bridge: dict[str, Any] = {name: value for name, value in target.items() if name != "hidden"}
-    bridge["key"] = {name: -way for name, way in keys if isinstance(way, int | float)}
-    return _named_for(target["name"], bridge)
+    return _standing_in({**target, "key": {name: -way for name, way in keys if isinstance(way, int | float)}})
 
 
-def _named_for(target: str, definition: Definition) -> Definition:
-    return {**definition, "name": f"{target}__bridge_{_digest(definition)}"}
+def _standing_in(target: Definition) -> Definition:
+    """The same under a bridge's name."""
+    # Visible even where the target is not: it has to serve. Without its TTL: a bridge that a killed run left would
+    # delete by what an older release declared.
+    bridge = {name: value for name, value in target.items() if name not in ("hidden", "expireAfterSeconds")}
+    return {**bridge, "name": f"{target['name']}__bridge_{_digest(bridge)}"}
 
 
 def target_of_bridge(name: str, present: Definition) -> str | None:
@@ -118,6 +119,11 @@ def target_of_bridge(name: str, present: Definition) -> str | None:
 def is_served_by_shards(collection: str, definition: Definition) -> bool:
     """Whether this is the index of the session collection's own shard key, which counts as declared."""
     return collection == COLLECTION and keys_of(definition) == list(SHARD_KEY.items())
+
+
+def deletes(definition: Definition) -> bool:
+    """Whether it has a TTL by which the server deletes documents."""
+    return ttl_of(definition) not in (None, NEVER_SECONDS)
 
 
 def is_building(definition: Definition | None) -> bool:
@@ -179,6 +185,9 @@ class _OfOneCollection:
             there = self._present.get(name)
             if there is not None and not is_building(there):
                 yield from self._in_place(target, there)
+        for name, held in self._present.items():
+            if target_of_bridge(name, held) in self._declared.indexes and deletes(held):
+                yield self._step(Action.DEFUSE_TTL, name, held, "a bridge deletes nothing")
         ordered = sorted(self._declared.indexes.items(), key=lambda item: not item[1].get("unique"))
         for name, target in ordered:
             yield from self._of(name, target)
@@ -187,17 +196,19 @@ class _OfOneCollection:
     def _in_place(self, target: Definition, held: Definition) -> Iterator[Step]:
         name = target["name"]
         found = {difference.aspect for difference in compare(target, held)}
-        same_keys = not found & {Aspect.KEYS, Aspect.ORDER}
-        if same_keys and Aspect.TTL in found and ttl_of(target) is not None:
+        # A TTL deletes what its index covers: on an index that covers else than is declared even the declared one is
+        # wrong, and the new index alone has it.
+        covers_the_same = found <= _IN_PLACE
+        if covers_the_same and Aspect.TTL in found and ttl_of(target) is not None:
             yield self._step(Action.SET_TTL, name, target, f"{ttl_of(target)} s are declared")
-        elif ttl_of(held) not in (None, NEVER_SECONDS) and (ttl_of(target) is None or not same_keys):
-            yield self._step(Action.DEFUSE_TTL, name, held, "this TTL is not declared, and deletes meanwhile")
+        elif deletes(held) and (ttl_of(target) is None or not covers_the_same):
+            yield self._step(Action.DEFUSE_TTL, name, held, "this TTL is not declared so, and deletes meanwhile")
         if Aspect.HIDDEN in found:
             yield self._step(Action.HIDE if target.get("hidden") else Action.UNHIDE, name, held, "declared so")
         if Aspect.PREPARE_UNIQUE in found and not target.get("unique"):
             yield self._step(Action.CANCEL_PREPARE_UNIQUE, name, held, "left by a run that did not end")
         # A TTL that has to go takes the index with it, so that uniqueness comes with the new one.
-        if target.get("unique") and Aspect.UNIQUE in found and found <= _IN_PLACE and ttl_of(held) == ttl_of(target):
+        if target.get("unique") and Aspect.UNIQUE in found and covers_the_same and ttl_of(held) == ttl_of(target):
             yield self._step(Action.MAKE_UNIQUE, name, target, "only its uniqueness was lost")
 
     def _of(self, name: str, target: Definition) -> Iterator[Step]:
@@ -249,8 +260,7 @@ class _OfOneCollection:
         twin = self._holder_of(bridge, but=in_the_way)
         if twin is None and signature(self._present[in_the_way]) == signature(bridge):
             # What is in the way is the target reversed: no second one can be built, but the target's own can.
-            visible = {option: value for option, value in target.items() if option != "hidden"}
-            bridge = _named_for(name, visible)
+            bridge = _standing_in(target)
         elif twin in self._declared.indexes or (twin is not None and is_building(self._present[twin])):
             return  # it serves as the bridge once it is finished and visible
         elif twin is not None:
@@ -270,7 +280,7 @@ class _OfOneCollection:
             held = self._present[name]
             if is_building(held):
                 self._block(name, "nobody declared it, and the server is still building it: run this again later")
-            elif ttl_of(held) not in (None, NEVER_SECONDS):
+            elif deletes(held):
                 yield self._step(Action.DEFUSE_TTL, name, held, "nobody declared it; hidden, it would go on deleting")
             elif not held.get("hidden"):
                 yield self._step(Action.HIDE, name, held, "nobody declared it")

@@ -137,6 +137,49 @@ def test_a_ttl_on_another_field_is_defused_before_it_is_replaced() -> None:
     assert actions(declared, held({"name": "n", "key": {"b": 1}, "expireAfterSeconds": 5}))[0] == ("defuse TTL", "n")
 
 
+COVERS_ELSE: Final[dict[str, dict[str, Any]]] = {
+    "keys": {"key": {"b": 1}},
+    "direction": {"key": {"a": -1}},
+    "no filter": {"partialFilterExpression": None},
+    "filter": {"partialFilterExpression": {"status": "live"}},
+    "sparse": {"sparse": True},
+    "collation": {"collation": {"locale": "de"}},
+}
+
+
+@pytest.mark.parametrize("seconds", [5, 60, 86400])
+@pytest.mark.parametrize("differs", list(COVERS_ELSE))
+def test_a_declared_ttl_is_never_set_on_an_index_that_covers_else(differs: str, seconds: int) -> None:
+    """It would delete documents that nobody meant, also with the declared number: it is defused before anything."""
+    declared = one(key={"a": 1}, expireAfterSeconds=60, partialFilterExpression={"status": "ended"})
+    options = {**declared.indexes["n"], **COVERS_ELSE[differs], "expireAfterSeconds": seconds}
+    present = held({option: value for option, value in options.items() if value is not None})
+    steps, after = all_steps(declared, present, NOTHING)
+    assert [step.action for step in steps[:2]] == [Action.DEFUSE_TTL, Action.BUILD_BRIDGE]
+    for step in steps:
+        present = dict(imagined(present, step))
+        deleting = [name for name, index in present.items() if ttl_of(index) not in (None, NEVER_SECONDS)]
+        assert deleting in ([], ["n"])
+        assert not deleting or compare(declared.indexes["n"], present["n"]) == ()
+    assert ttl_of(after["n"]) == 60
+
+
+def test_an_index_that_covers_else_and_has_no_ttl_gets_none() -> None:
+    """Only the target that is built deletes."""
+    declared = one(key={"a": 1}, expireAfterSeconds=60, partialFilterExpression={"status": "ended"})
+    assert actions(declared, held({"name": "n", "key": {"a": 1}}))[0] == ("build bridge", "n")
+
+
+def test_a_bridge_that_deletes_is_defused() -> None:
+    """An older release declared another TTL and was killed: what is left of it must not delete meanwhile."""
+    declared = one(key={"a": 1}, expireAfterSeconds=86400)
+    bridge = bridge_of(declared.indexes["n"])
+    assert bridge is not None
+    assert ttl_of(bridge) is None
+    left = {**bridge, "expireAfterSeconds": 60}
+    assert actions(declared, held(left)) == [("defuse TTL", "n"), ("build", "n"), ("drop bridge", "n")]
+
+
 @pytest.mark.parametrize("keys", [{"a": "hashed"}, {"_fts": "text", "_ftsx": 1}, {"$**": 1}, {"a": "2dsphere", "b": 1}])
 def test_keys_without_a_direction_are_left_alone_with_a_reason(keys: dict[str, Any]) -> None:
     """They can't be reversed, so that a change would leave a moment without an index."""
