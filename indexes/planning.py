@@ -144,19 +144,20 @@ def undeclared_in(declared: Declared, present: Present) -> list[str]:
     ]
 
 
-def serves_as(target: Definition, present: Present, *, but: str) -> bool:
-    """Whether a finished, visible index other than ``but`` holds the definition of ``target``."""
-    wanted = signature(target)
-    return any(
-        name != but and not is_building(held) and not held.get("hidden") and signature(held) == wanted
-        for name, held in present.items()
-    )
+def _twins(target: Definition) -> set[tuple[object, ...]]:
+    """What does the work of ``target``: its own definition and the reversed one."""
+    return {signature(target), signature(bridge_of(target) or target)}
 
 
 def is_enforced(target: Definition, present: Present) -> bool:
     """Whether the uniqueness that ``target`` asks for is held by a finished index, hidden or not, or its reverse."""
-    twins = {signature(target), signature(bridge_of(target) or target)}
+    twins = _twins(target)
     return any(not is_building(held) and signature(held) in twins for held in present.values())
+
+
+def is_served(target: Definition, present: Present) -> bool:
+    """Whether a visible one of those stands, so that its queries have an index."""
+    return is_enforced(target, {name: held for name, held in present.items() if not held.get("hidden")})
 
 
 class _OfOneCollection:
@@ -232,6 +233,22 @@ class _OfOneCollection:
             yield from self._bridged(target, twin, "it stands under the name of a bridge")
         # Else it is another index's bridge: that goes when its own target is in place, and this one follows.
 
+    def _without(self, name: str) -> Present:
+        return {other: held for other, held in self._present.items() if other != name}
+
+    def _relying_on(self, name: str) -> list[Definition]:
+        """The declared indexes whose work this one alone does: serve their queries, or keep them unique."""
+        held, rest = self._present[name], self._without(name)
+        return [
+            target
+            for target in self._declared.indexes.values()
+            if is_enforced(target, {name: held})
+            and (
+                (is_served(target, {name: held}) and not target.get("hidden") and not is_served(target, rest))
+                or (target.get("unique") and not is_enforced(target, rest))
+            )
+        ]
+
     def _holder_of(self, definition: Definition, *, but: str) -> str | None:
         wanted = signature(definition)
         return next((name for name, held in self._present.items() if name != but and signature(held) == wanted), None)
@@ -253,7 +270,7 @@ class _OfOneCollection:
         if bridge is None:
             self._block(name, f"{why}; keys like these can't be reversed for a bridge: drop it by hand at a quiet time")
             return
-        if any(serves_as(one, self._present, but=in_the_way) for one in (bridge, target)):
+        if is_served(target, self._without(in_the_way)):
             held = self._present[in_the_way]
             yield self._step(Action.DROP, in_the_way, held, f"{why}; a reversed twin serves meanwhile")
             return
@@ -280,12 +297,20 @@ class _OfOneCollection:
             held = self._present[name]
             if is_building(held):
                 self._block(name, "nobody declared it, and the server is still building it: run this again later")
+            elif relying := self._relying_on(name):
+                self._block(name, self._why_kept(relying))
             elif deletes(held):
                 yield self._step(Action.DEFUSE_TTL, name, held, "nobody declared it; hidden, it would go on deleting")
             elif not held.get("hidden"):
                 yield self._step(Action.HIDE, name, held, "nobody declared it")
             elif not self._choices.hide_only:
                 yield self._step(Action.DROP, name, held, "nobody declared it, and it is hidden")
+
+    def _why_kept(self, relying: Collection[Definition]) -> str:
+        said = f"nobody declared it, but it alone does the work of {', '.join(target['name'] for target in relying)}"
+        if any(bridge_of(target) is None for target in relying):
+            return f"{said}, and keys like these can't be reversed for a bridge: replace it by hand at a quiet time"
+        return f"{said}: --drop-undeclared replaces it" if self._choices.hide_only else said
 
 
 def next_step(declared: Declared, present: Present, choices: Choices) -> Step | None:

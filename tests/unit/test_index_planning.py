@@ -252,6 +252,38 @@ def test_the_declared_index_under_another_name_needs_the_flag() -> None:
     assert next(step.action for step in steps if step.builds) is Action.BUILD_BRIDGE
 
 
+@pytest.mark.parametrize("way", [1, -1])
+def test_what_alone_serves_a_declared_index_is_not_hidden(way: int) -> None:
+    """Hide-only would leave its queries without an index: it is left with a reason that says what replaces it."""
+    declared = one(key={"a": 1})
+    present = held({"name": "theirs", "key": {"a": way}}, {"name": "others", "key": {"z": 1}, "expireAfterSeconds": 5})
+    steps, after = all_steps(declared, present, Choices(hide_only=True))
+    assert ("hide", "others") in [(step.action.value, step.index) for step in steps]
+    if way == 1:
+        assert not after["theirs"].get("hidden")
+        (kept,) = [blocked for blocked in blocked_in(declared, after, Choices(hide_only=True)) if blocked.index != "n"]
+        assert kept.index == "theirs"
+        assert "n: --drop-undeclared replaces it" in kept.reason
+    else:  # the declared one can be built beside its reverse, and then serves
+        assert [step.action for step in steps if step.index in ("n", "theirs")] == [Action.BUILD, Action.HIDE]
+
+
+def test_what_alone_deletes_and_serves_is_left_whole() -> None:
+    """What is not hidden keeps its TTL too: hide-only changes nothing about it."""
+    present = held({"name": "theirs", "key": {"a": 1}, "expireAfterSeconds": 5})
+    assert actions(one(key={"a": 1}), present, Choices(hide_only=True)) == []
+
+
+@pytest.mark.parametrize("choices", [FOREIGN, Choices(hide_only=True)])
+def test_what_can_have_no_bridge_is_not_hidden_either(choices: Choices) -> None:
+    """The declared hashed index stands under another name: only a quiet time helps, and that is said."""
+    declared = one(key={"a": "hashed"})
+    present = held({"name": "theirs", "key": {"a": "hashed"}})
+    assert actions(declared, present, choices) == []
+    assert {blocked.index for blocked in blocked_in(declared, present, choices)} == {"n", "theirs"}
+    assert any("by hand at a quiet time" in blocked.reason for blocked in blocked_in(declared, present, choices))
+
+
 def test_two_indexes_that_are_each_others_reverse() -> None:
     """One's bridge is the other's definition: both can change; where they are swapped, that is told, not tried."""
     up, down = {"name": "up", "key": {"a": 1}}, {"name": "down", "key": {"a": -1}}
