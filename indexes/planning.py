@@ -189,10 +189,17 @@ class _OfOneCollection:
         for name, held in self._present.items():
             if target_of_bridge(name, held) in self._declared.indexes and deletes(held):
                 yield self._step(Action.DEFUSE_TTL, name, held, "a bridge deletes nothing")
+        if self._touches_foreign:
+            yield from self._foreign_ttls()
         ordered = sorted(self._declared.indexes.items(), key=lambda item: not item[1].get("unique"))
         for name, target in ordered:
             yield from self._of(name, target)
-        yield from self._foreign()
+        if self._touches_foreign:
+            yield from self._foreign()
+
+    @property
+    def _touches_foreign(self) -> bool:
+        return self._choices.drop_undeclared or self._choices.hide_only
 
     def _in_place(self, target: Definition, held: Definition) -> Iterator[Step]:
         name = target["name"]
@@ -272,6 +279,8 @@ class _OfOneCollection:
             return
         if is_served(target, self._without(in_the_way)):
             held = self._present[in_the_way]
+            if in_the_way in undeclared_in(self._declared, self._present) and not held.get("hidden"):
+                yield self._step(Action.HIDE, in_the_way, held, f"{why}; a reversed twin serves meanwhile")
             yield self._step(Action.DROP, in_the_way, held, f"{why}; a reversed twin serves meanwhile")
             return
         twin = self._holder_of(bridge, but=in_the_way)
@@ -290,17 +299,20 @@ class _OfOneCollection:
             if target_of_bridge(other, held) == name and not is_building(held):
                 yield self._step(Action.DROP_BRIDGE, other, held, f"{name} is in place")
 
+    def _foreign_ttls(self) -> Iterator[Step]:
+        for name in undeclared_in(self._declared, self._present):
+            held = self._present[name]
+            goes = not is_building(held) and not (self._choices.hide_only and self._relying_on(name))
+            if goes and deletes(held):
+                yield self._step(Action.DEFUSE_TTL, name, held, "nobody declared it; hidden, it would go on deleting")
+
     def _foreign(self) -> Iterator[Step]:
-        if not (self._choices.drop_undeclared or self._choices.hide_only):
-            return
         for name in undeclared_in(self._declared, self._present):
             held = self._present[name]
             if is_building(held):
                 self._block(name, "nobody declared it, and the server is still building it: run this again later")
             elif relying := self._relying_on(name):
                 self._block(name, self._why_kept(relying))
-            elif deletes(held):
-                yield self._step(Action.DEFUSE_TTL, name, held, "nobody declared it; hidden, it would go on deleting")
             elif not held.get("hidden"):
                 yield self._step(Action.HIDE, name, held, "nobody declared it")
             elif not self._choices.hide_only:

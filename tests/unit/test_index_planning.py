@@ -284,6 +284,32 @@ def test_what_can_have_no_bridge_is_not_hidden_either(choices: Choices) -> None:
     assert any("by hand at a quiet time" in blocked.reason for blocked in blocked_in(declared, present, choices))
 
 
+def test_the_declared_index_under_another_name_is_defused_and_hidden_before_it_goes() -> None:
+    """Its TTL would delete while the bridge is built; hidden, it can be had back until it is sure that nobody asks."""
+    declared = one(key={"a": 1})
+    present = held({"name": "theirs", "key": {"a": 1}, "expireAfterSeconds": 5})
+    assert actions(declared, present, FOREIGN) == [
+        ("defuse TTL", "theirs"),
+        ("build bridge", "n"),
+        ("hide", "theirs"),
+        ("drop", "theirs"),
+        ("build", "n"),
+        ("drop bridge", "n"),
+    ]
+
+
+@pytest.mark.parametrize("choices", [FOREIGN, Choices(hide_only=True)])
+def test_a_foreign_ttl_is_defused_before_anything_is_built(choices: Choices) -> None:
+    """A build takes long, and what is to go deletes live documents meanwhile."""
+    present = held({"name": "theirs", "key": {"a": -1}, "expireAfterSeconds": 5}, {"name": "n", "key": {"b": 1}})
+    steps = actions(one(key={"a": 1}), present, choices)
+    reversed_twin_serves = [("drop", "n"), ("build", "n"), ("defuse TTL", "theirs"), ("hide", "theirs")]
+    if choices.hide_only:  # until the declared one is built it is left whole
+        assert steps == reversed_twin_serves
+    else:
+        assert steps[0] == ("defuse TTL", "theirs")
+
+
 def test_two_indexes_that_are_each_others_reverse() -> None:
     """One's bridge is the other's definition: both can change; where they are swapped, that is told, not tried."""
     up, down = {"name": "up", "key": {"a": 1}}, {"name": "down", "key": {"a": -1}}
