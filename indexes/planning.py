@@ -211,7 +211,7 @@ class _OfOneCollection:
             yield self._step(Action.SET_TTL, name, target, f"{ttl_of(target)} s are declared")
         elif deletes(held) and (ttl_of(target) is None or not covers_the_same):
             yield self._step(Action.DEFUSE_TTL, name, held, "this TTL is not declared so, and deletes meanwhile")
-        if Aspect.HIDDEN in found:
+        if Aspect.HIDDEN in found and (covers_the_same or not target.get("hidden")):
             yield self._step(Action.HIDE if target.get("hidden") else Action.UNHIDE, name, held, "declared so")
         if Aspect.PREPARE_UNIQUE in found and not target.get("unique"):
             yield self._step(Action.CANCEL_PREPARE_UNIQUE, name, held, "left by a run that did not end")
@@ -229,7 +229,7 @@ class _OfOneCollection:
             return
         twin = self._holder_of(target, but=name)
         owner = target_of_bridge(twin, self._present[twin]) if twin is not None else None
-        if twin is not None and owner not in self._declared.indexes:
+        if twin is not None and owner not in self._declared.indexes and twin not in self._declared.indexes:
             yield from self._under_another_name(name, target, twin)
         elif held is not None:
             aspects = ", ".join(difference.aspect for difference in found)
@@ -238,7 +238,8 @@ class _OfOneCollection:
             yield self._step(Action.BUILD, name, target, "it is missing")
         elif owner == name:
             yield from self._bridged(target, twin, "it stands under the name of a bridge")
-        # Else it is another index's bridge: that goes when its own target is in place, and this one follows.
+        # Else it is another index's bridge, or stands under another declared name: that goes when its own target is in
+        # place, and this one follows.
 
     def _without(self, name: str) -> Present:
         return {other: held for other, held in self._present.items() if other != name}
@@ -261,8 +262,6 @@ class _OfOneCollection:
         return next((name for name, held in self._present.items() if name != but and signature(held) == wanted), None)
 
     def _under_another_name(self, name: str, target: Definition, twin: str) -> Iterator[Step]:
-        if twin in self._declared.indexes:
-            return  # that one has another definition declared and will be replaced; this one follows
         if not self._choices.drop_undeclared or self._choices.hide_only:
             self._block(name, f"the same index stands under the name {twin}: --drop-undeclared replaces it")
         elif is_building(self._present[twin]):
@@ -272,27 +271,34 @@ class _OfOneCollection:
 
     def _bridged(self, target: Definition, in_the_way: str, why: str) -> Iterator[Step]:
         """Drop what is in the way of the target, once something else does its work."""
+        held = self._present[in_the_way]
+        if bridge_of(target) is None or not is_served(target, self._without(in_the_way)):
+            yield from self._bridge(target, in_the_way, why)
+        elif others := self._relying_on(in_the_way):
+            # Declared indexes may stand under each other's names.
+            for other in others:
+                yield from self._bridge(other, in_the_way, f"until now {in_the_way} does its work")
+        else:
+            said = f"{why}; a reversed twin serves meanwhile"
+            if in_the_way in undeclared_in(self._declared, self._present) and not held.get("hidden"):
+                yield self._step(Action.HIDE, in_the_way, held, said)
+            yield self._step(Action.DROP, in_the_way, held, said)
+
+    def _bridge(self, target: Definition, in_the_way: str, why: str) -> Iterator[Step]:
         name = target["name"]
         bridge: Definition | None = bridge_of(target)
         if bridge is None:
             self._block(name, f"{why}; keys like these can't be reversed for a bridge: drop it by hand at a quiet time")
             return
-        if is_served(target, self._without(in_the_way)):
-            held = self._present[in_the_way]
-            if in_the_way in undeclared_in(self._declared, self._present) and not held.get("hidden"):
-                yield self._step(Action.HIDE, in_the_way, held, f"{why}; a reversed twin serves meanwhile")
-            yield self._step(Action.DROP, in_the_way, held, f"{why}; a reversed twin serves meanwhile")
-            return
-        twin = self._holder_of(bridge, but=in_the_way)
-        if twin is None and signature(self._present[in_the_way]) == signature(bridge):
+        if signature(self._present[in_the_way]) == signature(bridge):
             # What is in the way is the target reversed: no second one can be built, but the target's own can.
             bridge = _standing_in(target)
-        elif twin in self._declared.indexes or (twin is not None and is_building(self._present[twin])):
-            return  # it serves as the bridge once it is finished and visible
-        elif twin is not None:
-            self._block(name, f"{why}; its reversed twin {twin} is hidden: unhide it or drop it")
-            return
-        yield self._step(Action.BUILD_BRIDGE, bridge["name"], bridge, f"{name}: {why}")
+        twin = self._holder_of(bridge, but=in_the_way)
+        if twin is None:
+            yield self._step(Action.BUILD_BRIDGE, bridge["name"], bridge, f"{name}: {why}")
+        elif twin not in self._declared.indexes and not is_building(self._present[twin]):
+            self._block(name, f"{why}; {twin}, which could serve meanwhile, is hidden: unhide it")
+        # Else it serves once it is finished and visible.
 
     def _leftovers(self, name: str) -> Iterator[Step]:
         for other, held in self._present.items():
@@ -337,7 +343,7 @@ def blocked_in(declared: Declared, present: Present, choices: Choices) -> tuple[
         pass
     told = {one.index for one in collection.blocked}
     collection.blocked += [
-        Blocked(declared.collection, name, "declared indexes hold each other's definitions: drop one at a quiet time")
+        Blocked(declared.collection, name, "another declared index stands in its way: drop one at a quiet time")
         for name, target in declared.indexes.items()
         if name not in told and compare(target, present.get(name))
     ]
