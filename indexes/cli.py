@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 # To the end of the message: a password may hold anything, a blank too.
 _A_URI: Final = re.compile(r"mongodb(\+srv)?:.*", re.IGNORECASE | re.DOTALL)
 _STOPPED: Final = 128 + signal.SIGINT
+# An application's URI may limit its queries; a build takes as long as it takes. What is quick has a limit of its own.
+_NO_LIMITS: Final[dict[str, Any]] = {"timeoutMS": 0, "socketTimeoutMS": 0}
 
 app = typer.Typer(
     name="session-indexes",
@@ -98,7 +100,7 @@ async def _on_database(uri: str | None, name: str | None, work: Callable[["Datab
     if not given:
         raise BadChoice("say which server: --uri mongodb://host/, or the variable MONGODB_URI")
     try:
-        client: Any = connect(given)
+        client: Any = connect(given, **_NO_LIMITS)
     except (PyMongoError, ValueError, TypeError):
         # The driver's text quotes parts of the URI, so it does not go on as the cause either.
         raise BadChoice(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sessions.driver import Database
 
 QUICK_SECONDS: Final = 5.0
+# None would leave the limit to the client's own `timeoutMS`; 0 stands above it and is none.
+_NO_LIMIT: Final = 0.0
 _UNAUTHORIZED: Final = 13
 _AUTHENTICATION_FAILED: Final = 18
 _NO_COLLECTION: Final = 26
@@ -63,7 +65,7 @@ class Server:
             command: The command; its name comes first.
             about: The collection, for an error's text.
             admin: Send it to the admin database.
-            quick: Give up after five seconds; a build may take as long as it takes.
+            quick: Give up after five seconds; a build has no limit, not that of the client's `timeoutMS` either.
 
         Raises:
             MissingRight: The user may not.
@@ -73,7 +75,7 @@ class Server:
         database = self._database.client.admin if admin else self._database
         name = next(iter(command))
         try:
-            with pymongo.timeout(QUICK_SECONDS if quick else None):
+            with pymongo.timeout(QUICK_SECONDS if quick else _NO_LIMIT):
                 answer: dict[str, Any] = await answered(
                     database.command(command, read_preference=ReadPreference.PRIMARY)
                 )

@@ -7,7 +7,7 @@ import pty
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -133,6 +133,31 @@ async def test_a_drift_is_told_and_mended(database: Any, mongod_uri: str) -> Non
     assert status == 0, printed
     assert "dropped bridge" in printed
     assert (await run_command("check", *named, uri=mongod_uri))[0] == 0
+
+
+@asynccontextmanager
+async def builds_held(database: Any) -> AsyncIterator[None]:
+    """A server whose builds begin and do not end."""
+    await database[COLLECTION].insert_one({"_id": "a", "trigger_id": "t"})
+    point = {"configureFailPoint": "hangAfterStartingIndexBuild"}
+    await database.client.admin.command({**point, "mode": "alwaysOn"})
+    try:
+        yield
+    finally:
+        await database.client.admin.command({**point, "mode": "off"})
+
+
+@pytest.mark.parametrize("limit", ["timeoutMS=500", "socketTimeoutMS=500"])
+async def test_a_limit_in_the_connection_string_is_none_for_a_build(database: Any, mongod_uri: str, limit: str) -> None:
+    """The server would abort the build at each run, for ever: it takes as long as it takes."""
+    uri = f"{mongod_uri}&{limit}"
+    async with builds_held(database):
+        applying = asyncio.create_task(run_command("apply", "--database", database.name, uri=uri))
+        await asyncio.sleep(3)
+        assert not applying.done(), applying.result()
+    status, printed = await applying
+    assert status == 0, printed
+    assert "waited" not in printed
 
 
 async def test_conflicts_are_status_three(database: Any, mongod_uri: str) -> None:
