@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 from pymongo.errors import OperationFailure, PyMongoError
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 # To the end of the message: a password may hold anything, a blank too.
 _A_URI: Final = re.compile(r"mongodb(\+srv)?:.*", re.IGNORECASE | re.DOTALL)
-_STOPPED: Final = 128 + signal.SIGINT
 # An application's URI may limit its queries; a build takes as long as it takes. What is quick has a limit of its own.
 _NO_LIMITS: Final[dict[str, Any]] = {"timeoutMS": 0, "socketTimeoutMS": 0}
 
@@ -42,7 +41,7 @@ app = typer.Typer(
     help="The indexes that Beanie documents declare, on a live database.",
     epilog=(
         "Exit status: 0 done; 1 differences, or a failed check; 2 wrong usage, a missing right, or no server reached; "
-        "3 conflicts in the data."
+        "3 conflicts in the data; 130 stopped by a signal."
     ),
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -95,7 +94,8 @@ async def _on_database(uri: str | None, name: str | None, work: Callable[["Datab
     task = asyncio.current_task()
     # Cancelled rather than killed, so that the lock is given back; killed, its lease lapses by itself.
     with suppress(NotImplementedError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: task and task.cancel())
+        for one in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(one, lambda: task and task.cancel())
     given = uri or os.environ.get("MONGODB_URI")
     if not given:
         raise BadChoice("say which server: --uri mongodb://host/, or the variable MONGODB_URI")
@@ -271,6 +271,13 @@ def _refuse(text: str, status: int) -> int:
     return status
 
 
+def _leave(status: int) -> NoReturn:
+    """End now: at a plain exit Python would wait for Motor's threads, and they for the server's build."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status says how it ended."""
     command = typer.main.get_command(app)
@@ -281,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except IndexToolError as error:
         return _refuse(_A_URI.sub("(a URI, not shown)", str(error)), error.exit_status)
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
-        return _refuse("stopped; what was done stays, run it again to go on", _STOPPED)
+        _leave(_refuse("stopped; what was done stays, run it again to go on", errors.STOPPED))
     except typer.TyperException as error:
         # A usage error quotes what it does not understand; a URI in the wrong place must not reach the terminal.
         said = error.format_message()

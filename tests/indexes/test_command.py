@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -15,6 +16,8 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
+from indexes.lock import LOCKS
+from indexes.server import Server
 from sessions.document import COLLECTION, INDEXES, ROUTING_INDEX
 from sessions.driver import connect, disconnect
 
@@ -158,6 +161,29 @@ async def test_a_limit_in_the_connection_string_is_none_for_a_build(database: An
     status, printed = await applying
     assert status == 0, printed
     assert "waited" not in printed
+
+
+@pytest.mark.parametrize("signalled", [signal.SIGTERM, signal.SIGINT])
+async def test_a_run_that_is_stopped_ends_at_once(database: Any, mongod_uri: str, signalled: signal.Signals) -> None:
+    """It gives the lock back and says so, although the server goes on with the build that it asked for."""
+    async with builds_held(database):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "indexes", "apply", "--database", database.name, "--uri", mongod_uri),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        async with asyncio.timeout(30):
+            while True:
+                if len(await Server(database).indexes(COLLECTION) or ()) == 2:
+                    break
+                await asyncio.sleep(0.05)
+        process.send_signal(signalled)
+        async with asyncio.timeout(10):
+            printed, _ = await process.communicate()
+        assert await database[LOCKS].find_one() is None
+    assert process.returncode == 130, printed
+    assert printed.decode().splitlines() == ["python -m indexes: stopped; what was done stays, run it again to go on"]
 
 
 async def test_conflicts_are_status_three(database: Any, mongod_uri: str) -> None:
