@@ -25,6 +25,7 @@ from indexes.lock import DEFAULT_LEASE
 from indexes.plan import check, plan
 from indexes.sharding import shard
 from sessions.driver import connect, disconnect
+from sessions.errors import SessionError
 
 if TYPE_CHECKING:
     from beanie import Document
@@ -287,6 +288,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except IndexToolError as error:
         return _refuse(_A_URI.sub("(a URI, not shown)", str(error)), error.exit_status)
+    except SessionError as error:
+        return _refuse(_A_URI.sub("(a URI, not shown)", str(error)), errors.USAGE_OR_UNREACHABLE)
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         _leave(_refuse("stopped; what was done stays, run it again to go on", errors.STOPPED))
     except typer.TyperException as error:
