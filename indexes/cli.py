@@ -99,13 +99,13 @@ async def _on_database(uri: str | None, name: str | None, work: Callable[["Datab
             asyncio.get_running_loop().add_signal_handler(one, lambda: task and task.cancel())
     given = uri or os.environ.get("MONGODB_URI")
     if not given:
-        raise BadChoice("say which server: --uri mongodb://host/, or the variable MONGODB_URI")
+        raise BadChoice("say which server: --uri, or the variable MONGODB_URI")
     try:
         client: Any = connect(given, **_NO_LIMITS)
-    except (PyMongoError, ValueError, TypeError):
+    except (PyMongoError, ValueError, TypeError, OSError):  # of the last kind, files of TLS: ssl.SSLError is one
         # The driver's text quotes parts of the URI, so it does not go on as the cause either.
         raise BadChoice(
-            "the connection string is not one that MongoDB's driver accepts; its form is mongodb://host/"
+            "the connection string is not one that MongoDB's driver accepts, or names a file of TLS that it can't read"
         ) from None
     try:
         try:

@@ -30,12 +30,14 @@ def load(path: str) -> type[Document]:
         BadDocument: There is no such module or class, or it is no Beanie document.
     """
     module, separator, name = path.partition(":")
-    if not separator or not module or not name:
+    if not separator or not module or not name or module.startswith("."):
         raise BadDocument("name a document as package.module:Class")
     try:
         found: object = import_module(module)
-    except ImportError as error:
-        raise BadDocument(f"module {module} cannot be imported ({error}); is it on the path?") from error
+    except (Exception, SystemExit) as error:  # a module that is imported may raise anything
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        advice = "; is it on the path?" if isinstance(error, ModuleNotFoundError) else ""
+        raise BadDocument(f"module {module} cannot be imported ({said}){advice}") from error
     for part in name.split("."):
         found = getattr(found, part, None)
     if not isinstance(found, type) or not issubclass(found, Document) or found is Document:

@@ -29,9 +29,12 @@ FILTER: Final = next(
 )
 
 
-async def run_command(*arguments: str, uri: str | None = None, stdout: int | None = None) -> tuple[int | None, str]:
+async def run_command(
+    *arguments: str, uri: str | None = None, stdout: int | None = None, path: Path = ROOT
+) -> tuple[int | None, str]:
     """Run ``python -m indexes`` as its users do; its exit status and all that it printed."""
     environment = {name: value for name, value in os.environ.items() if name != "MONGODB_URI"}
+    environment["PYTHONPATH"] = str(path)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "indexes", *arguments),
         cwd=ROOT,
@@ -248,6 +251,34 @@ async def test_on_a_terminal(database: Any, mongod_uri: str) -> None:
     assert "all is as declared" in printed
 
 
+BROKEN: Final = {
+    "import_raises": ("raise KeyError('NOT_SET')", "KeyError: 'NOT_SET'"),
+    "import_exits": ("raise SystemExit(0)", "SystemExit: 0"),
+    "no_python": ("def (:", "SyntaxError"),
+    "several_lines": (r"raise ValueError('one\ntwo')", "ValueError: one two"),
+}
+
+
+@pytest.mark.parametrize("module", list(BROKEN))
+async def test_a_document_whose_module_fails(tmp_path: Path, module: str) -> None:
+    """Its error is told in one line, and no probe takes it for a success."""
+    source, expected = BROKEN[module]
+    (tmp_path / f"{module}.py").write_text(source)
+    status, printed = await run_command(
+        *("check", "--uri", "mongodb://localhost/x", "--document", f"{module}:Any"), path=tmp_path
+    )
+    assert status == 2, printed
+    assert len(printed.strip().splitlines()) == 1
+    assert expected in printed
+
+
+async def test_no_server_is_named() -> None:
+    """The advice is whole: what hides URIs does not eat it."""
+    status, printed = await run_command("plan", "--database", "x")
+    assert status == 2
+    assert printed.strip() == "python -m indexes: say which server: --uri, or the variable MONGODB_URI"
+
+
 PASSWORD: Final = "hunter2-never-shown"  # noqa: S105 - nobody's
 WRONG: Final[dict[str, Sequence[str]]] = {
     "no command": (),
@@ -260,6 +291,15 @@ WRONG: Final[dict[str, Sequence[str]]] = {
     "port is none": ("apply", "--uri", f"mongodb://someone:a@127.0.0.1:{PASSWORD}/x"),
     "unknown resolution": ("apply", "--resolve", "all"),
     "unknown document": ("plan", "--document", "nowhere.at.all:Nobody", "--uri", "mongodb://localhost/x"),
+    "relative document": ("plan", "--document", ".app:Nobody", "--uri", "mongodb://localhost/x"),
+    "no TLS authority": (
+        *("apply", "--database", "x", "--uri"),
+        f"mongodb://someone:{PASSWORD}@127.0.0.1:1/?tls=true&tlsCAFile=/nowhere/{PASSWORD}.pem",
+    ),
+    "no TLS certificate": (
+        *("apply", "--database", "x", "--uri"),
+        f"mongodb://someone:{PASSWORD}@127.0.0.1:1/?tls=true&tlsCertificateKeyFile={__file__}",
+    ),
     "unreachable": ("apply", "--uri", f"mongodb://someone:{PASSWORD}@127.0.0.1:{{closed}}/x"),
 }
 
