@@ -45,10 +45,21 @@ _DONE: Final[Mapping[Action, str]] = {
 
 
 def console_for(stream: TextIO) -> Console:
-    """Colours on a terminal; plain text of a fixed width elsewhere, whatever the environment says."""
+    """Colours on a terminal; plain text of a fixed width elsewhere, whatever the environment says.
+
+    Names of indexes and fields are anybody's: nothing that is printed is read as markup or as an emoji's code.
+    """
     if stream.isatty():
-        return Console(file=stream, highlight=False)
-    return Console(file=stream, force_terminal=False, highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
+        return Console(file=stream, highlight=False, markup=False, emoji=False)
+    return Console(
+        file=stream,
+        force_terminal=False,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        width=_WIDTH_WITHOUT_TERMINAL,
+        soft_wrap=True,
+    )
 
 
 def _table(*columns: str) -> Table:
@@ -283,9 +294,9 @@ class Teller:
         self._console = console
         self._bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[said]}", markup=False),
             _RateColumn(),
             TimeRemainingColumn(),
             console=console,

@@ -279,6 +279,16 @@ async def test_no_server_is_named() -> None:
     assert printed.strip() == "python -m indexes: say which server: --uri, or the variable MONGODB_URI"
 
 
+async def test_names_are_printed_as_they_are(database: Any, mongod_uri: str) -> None:
+    """A foreign index's name, or a field's, is anybody's: it is neither markup nor an emoji's code."""
+    await database[COLLECTION].create_index([("user:key:1", 1)], name="oops[/x] [red]:key:")
+    for command in ("plan", "apply"):
+        status, printed = await run_command(command, "--database", database.name, "--hide-only", uri=mongod_uri)
+        assert status in (0, 1), printed
+        assert "oops[/x] [red]:key:" in printed
+        assert "user:key:1" in printed or command == "apply"
+
+
 PASSWORD: Final = "hunter2-never-shown"  # noqa: S105 - nobody's
 WRONG: Final[dict[str, Sequence[str]]] = {
     "no command": (),
