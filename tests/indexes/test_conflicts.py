@@ -173,6 +173,18 @@ STORED: Final[dict[str, tuple[list[dict[str, Any]], dict[str, int]]]] = {
         {"labels": 2},
     ),
     "absent is null": ([{"at": {"row": 1, "number": None}}, {"at": {"row": 1}}], {"place": 2}),
+    "an empty array is no null": (
+        [
+            {"labels": [], "at": {"row": 1, "number": []}},
+            {"labels": None, "at": {"row": 1, "number": None}},
+            {"labels": [[]], "at": {"row": 2}},
+        ],
+        {},
+    ),
+    "both empty": (
+        [{"labels": [], "at": {"row": 1, "number": []}}, {"labels": [], "at": {"row": 1, "number": []}}],
+        {"labels": 2, "place": 2},
+    ),
     "both absent": ([{}, {}, {}], {"place": 3}),
     "by collation": ([{"guest": "Ann", "at": {"row": 1}}, {"guest": "ann", "at": {"row": 2}}], {"guest": 2}),
 }
