@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self, TextIO
 
 from rich import box
@@ -222,8 +222,15 @@ def _index_values(index: IndexStanding) -> dict[str, Any]:
         "differences": [{"aspect": found.aspect, "text": found.text} for found in index.differences],
         "size": index.use.size,
         "use": "unknown" if index.use.operations is None else index.use.operations,
-        "since": index.use.since.isoformat() if index.use.since else None,
+        "since": _in_utc(index.use.since),
     }
+
+
+def _in_utc(moment: datetime | None) -> str | None:
+    """With its offset: a client that does not ask for one is given UTC without it."""
+    if moment is None:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
 
 
 def _conflict_values(conflict: Conflict) -> dict[str, Any]:

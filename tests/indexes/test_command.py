@@ -103,6 +103,7 @@ async def test_each_command_speaks_json(database: Any, mongod_uri: str) -> None:
     assert states == {**dict.fromkeys(NAMES, "missing"), "theirs": "undeclared"}
     (foreign,) = [index for index in told["indexes"] if not index["declared"]]
     assert foreign["use"] == 0
+    assert foreign["since"].endswith("+00:00")
     assert foreign["size"] > 0
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "indexes", "apply", *named, "--uri", mongod_uri),

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import pytest
+from beanie import Document
 
-from indexes.declared import Declared
+from indexes.declared import Declared, declared_by
+from indexes.errors import BadDocument
 from indexes.planning import (
     NEVER_SECONDS,
     Action,
@@ -22,7 +24,7 @@ from indexes.planning import (
     to_be_unique,
     undeclared_in,
 )
-from sessions.document import COLLECTION, INDEXES, ROUTING_INDEX
+from sessions.document import COLLECTION, INDEXES, ROUTING_INDEX, ActiveScheduleSession
 from sessions.index_comparison import compare, signature, ttl_of
 
 ID: Final[dict[str, Any]] = {"_id_": {"v": 2, "key": {"_id": 1}, "name": "_id_"}}
@@ -46,6 +48,13 @@ def actions(declared: Declared, present: Mapping[str, Any], choices: Choices = N
     """The steps by name; a bridge's digest is left out."""
     steps, _ = all_steps(declared, present, choices)
     return [(step.action.value, step.index.partition("__bridge_")[0]) for step in steps]
+
+
+@pytest.mark.parametrize("wrong", [ActiveScheduleSession, [int], [Document], None])
+def test_what_is_no_list_of_documents_is_refused(wrong: Any) -> None:
+    """A caller who forgot the brackets is told so, rather than shown the inside of this package."""
+    with pytest.raises(BadDocument, match="list of subclasses"):
+        declared_by(wrong)
 
 
 def test_an_empty_collection_gets_each_index_once() -> None:
