@@ -122,7 +122,8 @@ def _run(uri: str | None, name: str | None, work: Callable[["Database"], Awaitab
         return asyncio.run(_on_database(uri, name, work))
     except OperationFailure as error:
         # Its text may quote a stored document: the code is enough to look it up.
-        raise IndexToolError(f"the server refused with code {error.code}; nothing more was done") from None
+        said = f" ({error.details['codeName']})" if error.details and "codeName" in error.details else ""
+        raise IndexToolError(f"the server refused with code {error.code}{said}; nothing more was done") from None
 
 
 @app.command("plan")

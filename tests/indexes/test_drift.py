@@ -9,7 +9,7 @@ from pydantic import Field
 from pymongo import IndexModel
 from pymongo.errors import OperationFailure
 
-from indexes import Applied, BadChoice, Plan, apply, check, plan
+from indexes import Applied, BadChoice, Plan, Unsettled, apply, check, plan
 from indexes.plan import Standing
 from indexes.planning import NEVER_SECONDS, Action
 from sessions import open_repository
@@ -155,6 +155,24 @@ async def test_filters_are_equal_where_the_server_has_them_for_one(database: Any
         refusal = error
     assert refusal is None or refusal.code == 85
     assert (signature(one) == signature(other)) is (refusal is not None)
+
+
+class Spelt(Document):
+    """A document whose filter the server takes for one that stands under another name."""
+
+    class Settings:
+        """What Beanie reads."""
+
+        name = "spelt"
+        indexes = (IndexModel([("a", 1)], name="ours", partialFilterExpression={"$or": [A, B, T]}),)
+
+
+async def test_a_spelling_that_is_not_known_is_told_by_what_stands_in_the_way(database: Any) -> None:
+    """Nobody else changes the indexes: the message names the one that the server takes for the same."""
+    same = {"$or": [{"s": {"$in": ["a", "b"]}}, T]}
+    await database["spelt"].create_index([("a", 1)], name="theirs", partialFilterExpression=same)
+    with pytest.raises(Unsettled, match=r"takes theirs for the same index"):
+        await apply(database, documents=[Spelt])
 
 
 async def test_lost_uniqueness_is_given_back_in_place(database: Any, command_counter: CommandCounter) -> None:
