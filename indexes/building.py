@@ -20,6 +20,7 @@ from indexes.planning import NEVER_SECONDS, Action, Choices, Step, is_building, 
 from indexes.progress import Progress, Tell, follow
 from indexes.resolving import can_resolve, supersede_older
 from indexes.server import Server
+from sessions.index_comparison import keys_of
 
 if TYPE_CHECKING:
     from beanie import Document
@@ -35,6 +36,7 @@ _SHORTEST_LEASE: Final = timedelta(seconds=1)
 
 _DUPLICATE: Final = 11000
 _CANNOT_CONVERT: Final = 359
+_STANDS_IN_THE_WAY: Final = frozenset({85, 86})
 # Somebody else changed the indexes between the look and the step: gone (26, 27), there under some name (68, 85, 86),
 # a collection busy with another operation (117, or 50 for longer than a drop may wait), or a build that was aborted
 # (276).
@@ -109,6 +111,12 @@ class _Run:
                 await self._understand(error, found.declared)
                 replans += 1
                 if replans > _MOST_REPLANS:
+                    if step.builds and error.code in _STANDS_IN_THE_WAY:
+                        raise Unsettled(
+                            f"{step.action} of {step.index} was refused {replans} times (code {error.code}): the "
+                            f"server takes {await self._in_the_way_of(step)} for the same index, in another spelling; "
+                            "drop it at a quiet time"
+                        ) from error
                     raise Unsettled(
                         f"{step.action} of {step.index} was refused {replans} times (code {error.code}): "
                         "somebody else changes these indexes; run this again when he has ended"
@@ -130,6 +138,12 @@ class _Run:
                 await self.resolve(found)
         elif error.code not in _OVERTAKEN:
             raise error
+
+    async def _in_the_way_of(self, step: Step) -> str:
+        keys = keys_of(step.definition)
+        present = await self._server.indexes(step.collection) or {}
+        names = [name for name, held in present.items() if name == step.index or keys_of(held) == keys]
+        return " or ".join(names) or "another"
 
     async def resolve(self, found: Sequence[Conflict]) -> None:
         """End the older governors where that was asked for; else stop the run."""

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 from pymongo.errors import OperationFailure, PyMongoError
@@ -25,6 +25,7 @@ from indexes.lock import DEFAULT_LEASE
 from indexes.plan import check, plan
 from indexes.sharding import shard
 from sessions.driver import connect, disconnect
+from sessions.errors import SessionError
 
 if TYPE_CHECKING:
     from beanie import Document
@@ -33,14 +34,15 @@ if TYPE_CHECKING:
 
 # To the end of the message: a password may hold anything, a blank too.
 _A_URI: Final = re.compile(r"mongodb(\+srv)?:.*", re.IGNORECASE | re.DOTALL)
-_STOPPED: Final = 128 + signal.SIGINT
+# An application's URI may limit its queries; a build takes as long as it takes. What is quick has a limit of its own.
+_NO_LIMITS: Final[dict[str, Any]] = {"timeoutMS": 0, "socketTimeoutMS": 0}
 
 app = typer.Typer(
     name="session-indexes",
     help="The indexes that Beanie documents declare, on a live database.",
     epilog=(
         "Exit status: 0 done; 1 differences, or a failed check; 2 wrong usage, a missing right, or no server reached; "
-        "3 conflicts in the data."
+        "3 conflicts in the data; 130 stopped by a signal."
     ),
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -93,16 +95,17 @@ async def _on_database(uri: str | None, name: str | None, work: Callable[["Datab
     task = asyncio.current_task()
     # Cancelled rather than killed, so that the lock is given back; killed, its lease lapses by itself.
     with suppress(NotImplementedError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: task and task.cancel())
+        for one in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(one, lambda: task and task.cancel())
     given = uri or os.environ.get("MONGODB_URI")
     if not given:
-        raise BadChoice("say which server: --uri mongodb://host/, or the variable MONGODB_URI")
+        raise BadChoice("say which server: --uri, or the variable MONGODB_URI")
     try:
-        client: Any = connect(given)
-    except (PyMongoError, ValueError, TypeError):
+        client: Any = connect(given, **_NO_LIMITS)
+    except (PyMongoError, ValueError, TypeError, OSError):  # of the last kind, files of TLS: ssl.SSLError is one
         # The driver's text quotes parts of the URI, so it does not go on as the cause either.
         raise BadChoice(
-            "the connection string is not one that MongoDB's driver accepts; its form is mongodb://host/"
+            "the connection string is not one that MongoDB's driver accepts, or names a file of TLS that it can't read"
         ) from None
     try:
         try:
@@ -119,7 +122,8 @@ def _run(uri: str | None, name: str | None, work: Callable[["Database"], Awaitab
         return asyncio.run(_on_database(uri, name, work))
     except OperationFailure as error:
         # Its text may quote a stored document: the code is enough to look it up.
-        raise IndexToolError(f"the server refused with code {error.code}; nothing more was done") from None
+        said = f" ({error.details['codeName']})" if error.details and "codeName" in error.details else ""
+        raise IndexToolError(f"the server refused with code {error.code}{said}; nothing more was done") from None
 
 
 @app.command("plan")
@@ -269,6 +273,13 @@ def _refuse(text: str, status: int) -> int:
     return status
 
 
+def _leave(status: int) -> NoReturn:
+    """End now: at a plain exit Python would wait for Motor's threads, and they for the server's build."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status says how it ended."""
     command = typer.main.get_command(app)
@@ -278,8 +289,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except IndexToolError as error:
         return _refuse(_A_URI.sub("(a URI, not shown)", str(error)), error.exit_status)
+    except SessionError as error:
+        return _refuse(_A_URI.sub("(a URI, not shown)", str(error)), errors.USAGE_OR_UNREACHABLE)
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
-        return _refuse("stopped; what was done stays, run it again to go on", _STOPPED)
+        _leave(_refuse("stopped; what was done stays, run it again to go on", errors.STOPPED))
     except typer.TyperException as error:
         # A usage error quotes what it does not understand; a URI in the wrong place must not reach the terminal.
         said = error.format_message()

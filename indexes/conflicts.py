@@ -1,6 +1,6 @@
 """Which stored documents violate a unique index that is to be built: counted, and the first ten named."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -8,6 +8,7 @@ from indexes.server import Server
 from sessions.index_comparison import keys_of
 
 MOST_NAMED: Final = 10
+_EMPTY: Final = "__is_empty_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ def pipeline_for(definition: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The aggregation that finds what shares a key, by the server's rules for unique indexes.
 
     An absent field counts as null, a sparse index skips documents with none of its fields, an array counts with each
-    of its elements, and a document may hold one element twice.
+    of its elements, an empty one as a value of its own, and a document may hold one element twice.
     """
     fields = [name for name, _ in keys_of(definition)]
     conditions: list[Mapping[str, Any]] = []
@@ -46,11 +47,13 @@ def pipeline_for(definition: Mapping[str, Any]) -> list[dict[str, Any]]:
         conditions.append(chosen)
     if definition.get("sparse"):
         conditions.append({"$or": [{field: {"$exists": True}} for field in fields]})
-    unwound = dict.fromkeys(path for field in fields for path in _paths(field))
-    key = {str(number): {"$ifNull": [f"${field}", None]} for number, field in enumerate(fields)}
+    key: dict[str, Any] = {}
+    for number, field in enumerate(fields):
+        key[str(number)] = {"$ifNull": [f"${field}", None]}
+        key[f"{number} is empty"] = f"${_EMPTY}{number}"
     return [
         {"$match": {"$and": conditions} if conditions else {}},
-        *({"$unwind": {"path": f"${path}", "preserveNullAndEmptyArrays": True}} for path in unwound),
+        *_unwound(fields),
         {"$group": {"_id": {"key": key, "document": "$_id"}}},
         {"$group": {"_id": "$_id.key", "documents": {"$sum": 1}, "ids": {"$minN": _first("$_id.document")}}},
         {"$match": {"documents": {"$gt": 1}}},
@@ -64,6 +67,14 @@ def pipeline_for(definition: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         },
     ]
+
+
+def _unwound(fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for path in dict.fromkeys(path for field in fields for path in _paths(field)):
+        if path in fields:
+            # To be known beforehand: unwound, an empty array is gone. Further up the path one counts as absent.
+            yield {"$set": {f"{_EMPTY}{fields.index(path)}": {"$eq": [f"${path}", []]}}}
+        yield {"$unwind": {"path": f"${path}", "preserveNullAndEmptyArrays": True}}
 
 
 def _first(value: str) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """What Beanie documents declare: their collections and indexes, read from the classes without a database."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from beanie import Document
 from pymongo import IndexModel
@@ -30,17 +30,23 @@ def load(path: str) -> type[Document]:
         BadDocument: There is no such module or class, or it is no Beanie document.
     """
     module, separator, name = path.partition(":")
-    if not separator or not module or not name:
+    if not separator or not module or not name or module.startswith("."):
         raise BadDocument("name a document as package.module:Class")
     try:
         found: object = import_module(module)
-    except ImportError as error:
-        raise BadDocument(f"module {module} cannot be imported ({error}); is it on the path?") from error
+    except (Exception, SystemExit) as error:  # a module that is imported may raise anything
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        advice = "; is it on the path?" if isinstance(error, ModuleNotFoundError) else ""
+        raise BadDocument(f"module {module} cannot be imported ({said}){advice}") from error
     for part in name.split("."):
         found = getattr(found, part, None)
-    if not isinstance(found, type) or not issubclass(found, Document) or found is Document:
+    if not _is_document(found):
         raise BadDocument(f"{path} is no Beanie document: name a subclass of beanie.Document")
     return found
+
+
+def _is_document(found: object) -> TypeGuard[type[Document]]:
+    return isinstance(found, type) and issubclass(found, Document) and found is not Document
 
 
 def _lineage(document: type[Document]) -> list[type[Document]]:
@@ -92,8 +98,12 @@ def declared_by(documents: Sequence[type[Document]]) -> tuple[Declared, ...]:
     """What the collections of some documents should hold, one entry for each collection.
 
     Raises:
-        BadDocument: Two indexes have one name, or one definition has two names; no collection can hold both.
+        BadDocument: What is given is no list of documents, or two indexes have one name, or one definition has two
+            names; no collection can hold both.
     """
+    given: object = documents
+    if not isinstance(given, Collection) or not all(_is_document(one) for one in given):
+        raise BadDocument("documents must be a list of subclasses of beanie.Document")
     by_collection: dict[str, dict[str, Mapping[str, Any]]] = {}
     for document in documents:
         held = by_collection.setdefault(collection_of(document), {})

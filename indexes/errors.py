@@ -17,6 +17,8 @@ DONE: Final = 0
 DIFFERENCES: Final = 1
 USAGE_OR_UNREACHABLE: Final = 2
 CONFLICTS: Final = 3
+STOPPED: Final = 130
+"""As a shell has it for Ctrl-C; for SIGTERM too, since both end a run in the same way."""
 
 
 class IndexToolError(Exception):

@@ -91,7 +91,7 @@ def _digest(definition: Definition) -> str:
 
 
 def bridge_of(target: Definition) -> Definition | None:
-    """The target with every key's direction reversed, all else equal; None where a key has no direction.
+    """The target with every key's direction reversed, all else but a TTL equal; None where a key has no direction.
 
     It may coexist with its target, enforces the same uniqueness and serves the same sorts. Its name carries its
     target's and a digest of its own definition, so that no index of somebody else's is taken for one.
@@ -99,14 +99,15 @@ def bridge_of(target: Definition) -> Definition | None:
     keys = keys_of(target)
     if any(not isinstance(way, int | float) or name.endswith("$**") for name, way in keys):
         return None
-    # Visible even where the target is not: it has to serve.
-    bridge: dict[str, Any] = {name: value for name, value in target.items() if name != "hidden"}
-    bridge["key"] = {name: -way for name, way in keys if isinstance(way, int | float)}
-    return _named_for(target["name"], bridge)
+    return _standing_in({**target, "key": {name: -way for name, way in keys if isinstance(way, int | float)}})
 
 
-def _named_for(target: str, definition: Definition) -> Definition:
-    return {**definition, "name": f"{target}__bridge_{_digest(definition)}"}
+def _standing_in(target: Definition) -> Definition:
+    """The same under a bridge's name."""
+    # Visible even where the target is not: it has to serve. Without its TTL: a bridge that a killed run left would
+    # delete by what an older release declared.
+    bridge = {name: value for name, value in target.items() if name not in ("hidden", "expireAfterSeconds")}
+    return {**bridge, "name": f"{target['name']}__bridge_{_digest(bridge)}"}
 
 
 def target_of_bridge(name: str, present: Definition) -> str | None:
@@ -118,6 +119,11 @@ def target_of_bridge(name: str, present: Definition) -> str | None:
 def is_served_by_shards(collection: str, definition: Definition) -> bool:
     """Whether this is the index of the session collection's own shard key, which counts as declared."""
     return collection == COLLECTION and keys_of(definition) == list(SHARD_KEY.items())
+
+
+def deletes(definition: Definition) -> bool:
+    """Whether it has a TTL by which the server deletes documents."""
+    return ttl_of(definition) not in (None, NEVER_SECONDS)
 
 
 def is_building(definition: Definition | None) -> bool:
@@ -138,19 +144,20 @@ def undeclared_in(declared: Declared, present: Present) -> list[str]:
     ]
 
 
-def serves_as(target: Definition, present: Present, *, but: str) -> bool:
-    """Whether a finished, visible index other than ``but`` holds the definition of ``target``."""
-    wanted = signature(target)
-    return any(
-        name != but and not is_building(held) and not held.get("hidden") and signature(held) == wanted
-        for name, held in present.items()
-    )
+def _twins(target: Definition) -> set[tuple[object, ...]]:
+    """What does the work of ``target``: its own definition and the reversed one."""
+    return {signature(target), signature(bridge_of(target) or target)}
 
 
 def is_enforced(target: Definition, present: Present) -> bool:
     """Whether the uniqueness that ``target`` asks for is held by a finished index, hidden or not, or its reverse."""
-    twins = {signature(target), signature(bridge_of(target) or target)}
+    twins = _twins(target)
     return any(not is_building(held) and signature(held) in twins for held in present.values())
+
+
+def is_served(target: Definition, present: Present) -> bool:
+    """Whether a visible one of those stands, so that its queries have an index."""
+    return is_enforced(target, {name: held for name, held in present.items() if not held.get("hidden")})
 
 
 class _OfOneCollection:
@@ -179,25 +186,37 @@ class _OfOneCollection:
             there = self._present.get(name)
             if there is not None and not is_building(there):
                 yield from self._in_place(target, there)
+        for name, held in self._present.items():
+            if target_of_bridge(name, held) in self._declared.indexes and deletes(held):
+                yield self._step(Action.DEFUSE_TTL, name, held, "a bridge deletes nothing")
+        if self._touches_foreign:
+            yield from self._foreign_ttls()
         ordered = sorted(self._declared.indexes.items(), key=lambda item: not item[1].get("unique"))
         for name, target in ordered:
             yield from self._of(name, target)
-        yield from self._foreign()
+        if self._touches_foreign:
+            yield from self._foreign()
+
+    @property
+    def _touches_foreign(self) -> bool:
+        return self._choices.drop_undeclared or self._choices.hide_only
 
     def _in_place(self, target: Definition, held: Definition) -> Iterator[Step]:
         name = target["name"]
         found = {difference.aspect for difference in compare(target, held)}
-        same_keys = not found & {Aspect.KEYS, Aspect.ORDER}
-        if same_keys and Aspect.TTL in found and ttl_of(target) is not None:
+        # A TTL deletes what its index covers: on an index that covers else than is declared even the declared one is
+        # wrong, and the new index alone has it.
+        covers_the_same = found <= _IN_PLACE
+        if covers_the_same and Aspect.TTL in found and ttl_of(target) is not None:
             yield self._step(Action.SET_TTL, name, target, f"{ttl_of(target)} s are declared")
-        elif ttl_of(held) not in (None, NEVER_SECONDS) and (ttl_of(target) is None or not same_keys):
-            yield self._step(Action.DEFUSE_TTL, name, held, "this TTL is not declared, and deletes meanwhile")
-        if Aspect.HIDDEN in found:
+        elif deletes(held) and (ttl_of(target) is None or not covers_the_same):
+            yield self._step(Action.DEFUSE_TTL, name, held, "this TTL is not declared so, and deletes meanwhile")
+        if Aspect.HIDDEN in found and (covers_the_same or not target.get("hidden")):
             yield self._step(Action.HIDE if target.get("hidden") else Action.UNHIDE, name, held, "declared so")
         if Aspect.PREPARE_UNIQUE in found and not target.get("unique"):
             yield self._step(Action.CANCEL_PREPARE_UNIQUE, name, held, "left by a run that did not end")
         # A TTL that has to go takes the index with it, so that uniqueness comes with the new one.
-        if target.get("unique") and Aspect.UNIQUE in found and found <= _IN_PLACE and ttl_of(held) == ttl_of(target):
+        if target.get("unique") and Aspect.UNIQUE in found and covers_the_same and ttl_of(held) == ttl_of(target):
             yield self._step(Action.MAKE_UNIQUE, name, target, "only its uniqueness was lost")
 
     def _of(self, name: str, target: Definition) -> Iterator[Step]:
@@ -210,7 +229,7 @@ class _OfOneCollection:
             return
         twin = self._holder_of(target, but=name)
         owner = target_of_bridge(twin, self._present[twin]) if twin is not None else None
-        if twin is not None and owner not in self._declared.indexes:
+        if twin is not None and owner not in self._declared.indexes and twin not in self._declared.indexes:
             yield from self._under_another_name(name, target, twin)
         elif held is not None:
             aspects = ", ".join(difference.aspect for difference in found)
@@ -219,15 +238,30 @@ class _OfOneCollection:
             yield self._step(Action.BUILD, name, target, "it is missing")
         elif owner == name:
             yield from self._bridged(target, twin, "it stands under the name of a bridge")
-        # Else it is another index's bridge: that goes when its own target is in place, and this one follows.
+        # Else it is another index's bridge, or stands under another declared name: that goes when its own target is in
+        # place, and this one follows.
+
+    def _without(self, name: str) -> Present:
+        return {other: held for other, held in self._present.items() if other != name}
+
+    def _relying_on(self, name: str) -> list[Definition]:
+        """The declared indexes whose work this one alone does: serve their queries, or keep them unique."""
+        held, rest = self._present[name], self._without(name)
+        return [
+            target
+            for target in self._declared.indexes.values()
+            if is_enforced(target, {name: held})
+            and (
+                (is_served(target, {name: held}) and not target.get("hidden") and not is_served(target, rest))
+                or (target.get("unique") and not is_enforced(target, rest))
+            )
+        ]
 
     def _holder_of(self, definition: Definition, *, but: str) -> str | None:
         wanted = signature(definition)
         return next((name for name, held in self._present.items() if name != but and signature(held) == wanted), None)
 
     def _under_another_name(self, name: str, target: Definition, twin: str) -> Iterator[Step]:
-        if twin in self._declared.indexes:
-            return  # that one has another definition declared and will be replaced; this one follows
         if not self._choices.drop_undeclared or self._choices.hide_only:
             self._block(name, f"the same index stands under the name {twin}: --drop-undeclared replaces it")
         elif is_building(self._present[twin]):
@@ -237,45 +271,64 @@ class _OfOneCollection:
 
     def _bridged(self, target: Definition, in_the_way: str, why: str) -> Iterator[Step]:
         """Drop what is in the way of the target, once something else does its work."""
+        held = self._present[in_the_way]
+        if bridge_of(target) is None or not is_served(target, self._without(in_the_way)):
+            yield from self._bridge(target, in_the_way, why)
+        elif others := self._relying_on(in_the_way):
+            # Declared indexes may stand under each other's names.
+            for other in others:
+                yield from self._bridge(other, in_the_way, f"until now {in_the_way} does its work")
+        else:
+            said = f"{why}; a reversed twin serves meanwhile"
+            if in_the_way in undeclared_in(self._declared, self._present) and not held.get("hidden"):
+                yield self._step(Action.HIDE, in_the_way, held, said)
+            yield self._step(Action.DROP, in_the_way, held, said)
+
+    def _bridge(self, target: Definition, in_the_way: str, why: str) -> Iterator[Step]:
         name = target["name"]
         bridge: Definition | None = bridge_of(target)
         if bridge is None:
             self._block(name, f"{why}; keys like these can't be reversed for a bridge: drop it by hand at a quiet time")
             return
-        if any(serves_as(one, self._present, but=in_the_way) for one in (bridge, target)):
-            held = self._present[in_the_way]
-            yield self._step(Action.DROP, in_the_way, held, f"{why}; a reversed twin serves meanwhile")
-            return
-        twin = self._holder_of(bridge, but=in_the_way)
-        if twin is None and signature(self._present[in_the_way]) == signature(bridge):
+        if signature(self._present[in_the_way]) == signature(bridge):
             # What is in the way is the target reversed: no second one can be built, but the target's own can.
-            visible = {option: value for option, value in target.items() if option != "hidden"}
-            bridge = _named_for(name, visible)
-        elif twin in self._declared.indexes or (twin is not None and is_building(self._present[twin])):
-            return  # it serves as the bridge once it is finished and visible
-        elif twin is not None:
-            self._block(name, f"{why}; its reversed twin {twin} is hidden: unhide it or drop it")
-            return
-        yield self._step(Action.BUILD_BRIDGE, bridge["name"], bridge, f"{name}: {why}")
+            bridge = _standing_in(target)
+        twin = self._holder_of(bridge, but=in_the_way)
+        if twin is None:
+            yield self._step(Action.BUILD_BRIDGE, bridge["name"], bridge, f"{name}: {why}")
+        elif twin not in self._declared.indexes and not is_building(self._present[twin]):
+            self._block(name, f"{why}; {twin}, which could serve meanwhile, is hidden: unhide it")
+        # Else it serves once it is finished and visible.
 
     def _leftovers(self, name: str) -> Iterator[Step]:
         for other, held in self._present.items():
             if target_of_bridge(other, held) == name and not is_building(held):
                 yield self._step(Action.DROP_BRIDGE, other, held, f"{name} is in place")
 
+    def _foreign_ttls(self) -> Iterator[Step]:
+        for name in undeclared_in(self._declared, self._present):
+            held = self._present[name]
+            goes = not is_building(held) and not (self._choices.hide_only and self._relying_on(name))
+            if goes and deletes(held):
+                yield self._step(Action.DEFUSE_TTL, name, held, "nobody declared it; hidden, it would go on deleting")
+
     def _foreign(self) -> Iterator[Step]:
-        if not (self._choices.drop_undeclared or self._choices.hide_only):
-            return
         for name in undeclared_in(self._declared, self._present):
             held = self._present[name]
             if is_building(held):
                 self._block(name, "nobody declared it, and the server is still building it: run this again later")
-            elif ttl_of(held) not in (None, NEVER_SECONDS):
-                yield self._step(Action.DEFUSE_TTL, name, held, "nobody declared it; hidden, it would go on deleting")
+            elif relying := self._relying_on(name):
+                self._block(name, self._why_kept(relying))
             elif not held.get("hidden"):
                 yield self._step(Action.HIDE, name, held, "nobody declared it")
             elif not self._choices.hide_only:
                 yield self._step(Action.DROP, name, held, "nobody declared it, and it is hidden")
+
+    def _why_kept(self, relying: Collection[Definition]) -> str:
+        said = f"nobody declared it, but it alone does the work of {', '.join(target['name'] for target in relying)}"
+        if any(bridge_of(target) is None for target in relying):
+            return f"{said}, and keys like these can't be reversed for a bridge: replace it by hand at a quiet time"
+        return f"{said}: --drop-undeclared replaces it" if self._choices.hide_only else said
 
 
 def next_step(declared: Declared, present: Present, choices: Choices) -> Step | None:
@@ -290,7 +343,7 @@ def blocked_in(declared: Declared, present: Present, choices: Choices) -> tuple[
         pass
     told = {one.index for one in collection.blocked}
     collection.blocked += [
-        Blocked(declared.collection, name, "declared indexes hold each other's definitions: drop one at a quiet time")
+        Blocked(declared.collection, name, "another declared index stands in its way: drop one at a quiet time")
         for name, target in declared.indexes.items()
         if name not in told and compare(target, present.get(name))
     ]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self, TextIO
 
 from rich import box
@@ -45,10 +45,21 @@ _DONE: Final[Mapping[Action, str]] = {
 
 
 def console_for(stream: TextIO) -> Console:
-    """Colours on a terminal; plain text of a fixed width elsewhere, whatever the environment says."""
+    """Colours on a terminal; plain text of a fixed width elsewhere, whatever the environment says.
+
+    Names of indexes and fields are anybody's: nothing that is printed is read as markup or as an emoji's code.
+    """
     if stream.isatty():
-        return Console(file=stream, highlight=False)
-    return Console(file=stream, force_terminal=False, highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
+        return Console(file=stream, highlight=False, markup=False, emoji=False)
+    return Console(
+        file=stream,
+        force_terminal=False,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        width=_WIDTH_WITHOUT_TERMINAL,
+        soft_wrap=True,
+    )
 
 
 def _table(*columns: str) -> Table:
@@ -211,8 +222,15 @@ def _index_values(index: IndexStanding) -> dict[str, Any]:
         "differences": [{"aspect": found.aspect, "text": found.text} for found in index.differences],
         "size": index.use.size,
         "use": "unknown" if index.use.operations is None else index.use.operations,
-        "since": index.use.since.isoformat() if index.use.since else None,
+        "since": _in_utc(index.use.since),
     }
+
+
+def _in_utc(moment: datetime | None) -> str | None:
+    """With its offset: a client that does not ask for one is given UTC without it."""
+    if moment is None:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
 
 
 def _conflict_values(conflict: Conflict) -> dict[str, Any]:
@@ -283,9 +301,9 @@ class Teller:
         self._console = console
         self._bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[said]}", markup=False),
             _RateColumn(),
             TimeRemainingColumn(),
             console=console,

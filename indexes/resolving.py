@@ -4,12 +4,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
+from pymongo.errors import PyMongoError
+
 from indexes.conflicts import Conflict
-from indexes.server import Server
+from indexes.server import Server, understood
 from sessions import queries
 from sessions.document import COLLECTION, INDEXES, ROUTING_INDEX
 from sessions.driver import SessionCollection
-from sessions.errors import SessionRef
+from sessions.errors import SessionRef, StoreUnavailable
 from sessions.queries import Call
 from sessions.status import CallName, LeaseKind
 
@@ -51,7 +53,21 @@ async def supersede_older(database: "Database", server: Server) -> list[str]:
 
     Returns:
         The ids of the sessions that were ended. A session that was written meanwhile is left for the next look.
+
+    Raises:
+        MissingRight: The user may not write; what was ended before stays.
+        Unreachable: No primary answered in time; what was ended before stays.
     """
+    try:
+        return await _supersede(database, server)
+    except StoreUnavailable as error:
+        cause = error.__cause__
+        if not isinstance(cause, PyMongoError):
+            raise
+        raise understood(cause, "findAndModify", f"{server.name}.{COLLECTION}") or cause from error
+
+
+async def _supersede(database: "Database", server: Server) -> list[str]:
     collection = SessionCollection(database, timeout=_SECONDS)
     ended: list[str] = []
     while groups := await server.aggregate(COLLECTION, _RIVALS, quick=False, allowDiskUse=True):

@@ -5,16 +5,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pymongo
 from pymongo import ReadPreference
-from pymongo.errors import (
-    ConnectionFailure,
-    ExecutionTimeout,
-    InvalidOperation,
-    NotPrimaryError,
-    OperationFailure,
-    PyMongoError,
-)
+from pymongo.errors import ExecutionTimeout, OperationFailure, PyMongoError
 
-from indexes.errors import BadChoice, MissingRight, Unreachable
+from indexes.errors import BadChoice, IndexToolError, MissingRight, Unreachable
 from sessions.cancelling import answered
 from sessions.driver import SessionCollection
 from sessions.index_comparison import as_listed
@@ -23,6 +16,8 @@ if TYPE_CHECKING:
     from sessions.driver import Database
 
 QUICK_SECONDS: Final = 5.0
+# None would leave the limit to the client's own `timeoutMS`; 0 stands above it and is none.
+_NO_LIMIT: Final = 0.0
 _UNAUTHORIZED: Final = 13
 _AUTHENTICATION_FAILED: Final = 18
 _NO_COLLECTION: Final = 26
@@ -63,7 +58,7 @@ class Server:
             command: The command; its name comes first.
             about: The collection, for an error's text.
             admin: Send it to the admin database.
-            quick: Give up after five seconds; a build may take as long as it takes.
+            quick: Give up after five seconds; a build has no limit, not that of the client's `timeoutMS` either.
 
         Raises:
             MissingRight: The user may not.
@@ -73,26 +68,16 @@ class Server:
         database = self._database.client.admin if admin else self._database
         name = next(iter(command))
         try:
-            with pymongo.timeout(QUICK_SECONDS if quick else None):
+            with pymongo.timeout(QUICK_SECONDS if quick else _NO_LIMIT):
                 answer: dict[str, Any] = await answered(
                     database.command(command, read_preference=ReadPreference.PRIMARY)
                 )
-        except ExecutionTimeout as error:
-            if "maxTimeMS" in command:
-                raise  # it was given its time, and the caller knows what to do when that is over
-            raise _unreachable(error) from error
-        except (ConnectionFailure, NotPrimaryError, InvalidOperation) as error:
-            raise _unreachable(error) from error
-        except OperationFailure as error:
-            if error.code == _UNAUTHORIZED:
-                action, role = _RIGHTS.get(name, (name, "dbAdmin"))
-                where = f"{database.name}.{about}" if about else database.name
-                raise MissingRight(action, role, where) from error
-            if error.code in _PASSING or error.code == _AUTHENTICATION_FAILED:
-                raise _unreachable(error) from error
-            raise
         except PyMongoError as error:
-            raise _unreachable(error) from error
+            if isinstance(error, ExecutionTimeout) and "maxTimeMS" in command:
+                raise  # it was given its time, and the caller knows what to do when that is over
+            if (known := understood(error, name, f"{database.name}.{about}" if about else database.name)) is None:
+                raise
+            raise known from error
         return answer
 
     async def indexes(self, collection: str) -> dict[str, dict[str, Any]] | None:
@@ -139,6 +124,16 @@ class Server:
     async def hello(self) -> dict[str, Any]:
         """Who answers: a standalone server, a member of a replica set, or a router."""
         return await self.command({"hello": 1}, admin=True)
+
+
+def understood(error: PyMongoError, command: str, where: str) -> IndexToolError | None:
+    """What an error of a command means for its user; None for a refusal that only the caller can judge."""
+    if not isinstance(error, OperationFailure) or isinstance(error, ExecutionTimeout):
+        return _unreachable(error)
+    if error.code == _UNAUTHORIZED:
+        action, role = _RIGHTS.get(command, (command, "dbAdmin"))
+        return MissingRight(action, role, where)
+    return _unreachable(error) if error.code in _PASSING or error.code == _AUTHENTICATION_FAILED else None
 
 
 def _unreachable(error: PyMongoError) -> Unreachable:

@@ -121,15 +121,15 @@ DEFAULT_DRIVER: Final = "motor" if version("beanie").startswith("1.") else "pymo
 """The driver that the installed Beanie line works with: Beanie 2 refuses a Motor client."""
 
 
-def connect(uri: str, *, driver: str = DEFAULT_DRIVER, listeners: Sequence[Any] = ()) -> "Client":
-    """A client of ``motor`` or ``pymongo``."""
+def connect(uri: str, *, driver: str = DEFAULT_DRIVER, listeners: Sequence[Any] = (), **options: Any) -> "Client":
+    """A client of ``motor`` or ``pymongo``; ``options`` stand above those of the URI."""
     if driver == "motor":
         from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415 - Motor is an extra
 
-        return AsyncIOMotorClient(uri, event_listeners=list(listeners))
+        return AsyncIOMotorClient(uri, event_listeners=list(listeners), **options)
     from pymongo import AsyncMongoClient  # noqa: PLC0415 - only where it is chosen
 
-    return AsyncMongoClient(uri, event_listeners=list(listeners))
+    return AsyncMongoClient(uri, event_listeners=list(listeners), **options)
 
 
 def connect_double() -> "Client":

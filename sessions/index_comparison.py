@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final
 
-from bson import json_util
+from bson import Decimal128, json_util
 
 _TYPE_NAMES: Final[Mapping[str, int]] = {
     # https://www.mongodb.com/docs/v6.0/reference/operator/query/type/ - a filter may give a type's number or its name.
@@ -65,7 +66,12 @@ class Difference:
 
 
 def _number(value: object) -> object:
-    # 1, 1.0 and Int64(1) are one value to the server; True is not.
+    # 1, 1.0, Int64(1) and Decimal128("1") are one value to the server; True is not.
+    if isinstance(value, Decimal128):
+        exact = value.to_decimal()
+        if exact.is_nan() or Decimal(float(exact)) != exact:
+            return value
+        value = float(exact)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     return int(value) if float(value).is_integer() else float(value)
@@ -89,6 +95,8 @@ def _condition(path: str, operator: str, value: object) -> str:
     if operator == "$in" and isinstance(value, list | tuple):
         values = sorted({_text_of(item) for item in value})
         return f"{path} $eq {values[0]}" if len(values) == 1 else f"{path} $in {values}"
+    if operator == "$exists":
+        return f"{path} $exists {bool(value)}"
     if operator == "$type":
         return f"{path} $type {_types(value)}"
     return f"{path} {operator} {_text_of(value)}"
@@ -98,12 +106,15 @@ def canonical_filter(conditions: Mapping[str, Any]) -> tuple[str, ...]:
     """A partial filter in the form in which the server compares it.
 
     Neither the order of conditions nor that of an ``$in`` counts, nor whether ``$eq`` is written out, nor how a type
-    is named; *measured* on 6.0.5, where such filters are one definition (error 85).
+    is named, nor whether values of one path stand in an ``$in`` or in an ``$or``; *measured* on 6.0.5, where such
+    filters are one definition (error 85).
     """
     found: set[str] = set()
     for path, wanted in conditions.items():
         if path == "$and":
             found.update(part for nested in wanted for part in canonical_filter(nested))
+        elif path == "$or":
+            found.update(_alternatives(wanted))
         elif path.startswith("$"):
             found.add(f"{path} {sorted(str(canonical_filter(nested)) for nested in wanted)}")
         elif isinstance(wanted, Mapping) and wanted and all(str(name).startswith("$") for name in wanted):
@@ -111,6 +122,25 @@ def canonical_filter(conditions: Mapping[str, Any]) -> tuple[str, ...]:
         else:
             found.add(_condition(path, "$eq", wanted))
     return tuple(sorted(found))
+
+
+def _branches(wanted: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for nested in wanted:
+        if list(nested) == ["$or"]:
+            yield from _branches(nested["$or"])
+        else:
+            yield nested
+
+
+def _alternatives(wanted: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    branches = [canonical_filter(nested) for nested in _branches(wanted)]
+    if len(branches) == 1:
+        return branches[0]
+    equals = [branch[0].partition(" $eq ") for branch in branches if len(branch) == 1]
+    values = {value for _, operator, value in equals if operator}
+    if len(values) == len(branches) and len({path for path, _, _ in equals}) == 1:
+        return (f"{equals[0][0]} $in {sorted(values)}",)
+    return (f"$or {sorted(map(str, branches))}",)
 
 
 def keys_of(definition: Mapping[str, Any]) -> list[tuple[str, object]]:

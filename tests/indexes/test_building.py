@@ -14,7 +14,8 @@ from indexes.progress import Progress
 from indexes.server import Server
 from sessions import IndexesMissing, open_repository
 from sessions.document import COLLECTION, ROUTING_INDEX
-from sessions.testing import MovedClock
+from sessions.driver import connect, disconnect
+from sessions.testing import Backend, MovedClock
 
 pytestmark = pytest.mark.needs("server")
 
@@ -93,6 +94,19 @@ async def test_a_build_that_is_aborted_is_built_again(database: Any) -> None:
     await dropping
     assert len((await applying).steps) == 9
     assert (await check(database)).is_as_declared
+
+
+async def test_a_client_with_a_time_limit_builds_all_the_same(database: Any, mongod_uri: str, backend: Backend) -> None:
+    """The limit is for the application's queries: a build that it cut short would be aborted at each run."""
+    client: Any = connect(mongod_uri, driver=backend.name, timeoutMS=500)
+    try:
+        async with builds_held(database):
+            applying = asyncio.ensure_future(apply(client[database.name]))
+            await asyncio.sleep(2)
+            assert not applying.done()
+        assert len((await applying).steps) == 9
+    finally:
+        await disconnect(client)
 
 
 async def test_a_lost_connection_leaves_what_was_done(database: Any) -> None:

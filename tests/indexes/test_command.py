@@ -4,10 +4,11 @@ import asyncio
 import json
 import os
 import pty
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -15,6 +16,8 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
+from indexes.lock import LOCKS
+from indexes.server import Server
 from sessions.document import COLLECTION, INDEXES, ROUTING_INDEX
 from sessions.driver import connect, disconnect
 
@@ -26,9 +29,12 @@ FILTER: Final = next(
 )
 
 
-async def run_command(*arguments: str, uri: str | None = None, stdout: int | None = None) -> tuple[int | None, str]:
+async def run_command(
+    *arguments: str, uri: str | None = None, stdout: int | None = None, path: Path = ROOT
+) -> tuple[int | None, str]:
     """Run ``python -m indexes`` as its users do; its exit status and all that it printed."""
     environment = {name: value for name, value in os.environ.items() if name != "MONGODB_URI"}
+    environment["PYTHONPATH"] = str(path)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "indexes", *arguments),
         cwd=ROOT,
@@ -97,6 +103,7 @@ async def test_each_command_speaks_json(database: Any, mongod_uri: str) -> None:
     assert states == {**dict.fromkeys(NAMES, "missing"), "theirs": "undeclared"}
     (foreign,) = [index for index in told["indexes"] if not index["declared"]]
     assert foreign["use"] == 0
+    assert foreign["since"].endswith("+00:00")
     assert foreign["size"] > 0
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "indexes", "apply", *named, "--uri", mongod_uri),
@@ -133,6 +140,54 @@ async def test_a_drift_is_told_and_mended(database: Any, mongod_uri: str) -> Non
     assert status == 0, printed
     assert "dropped bridge" in printed
     assert (await run_command("check", *named, uri=mongod_uri))[0] == 0
+
+
+@asynccontextmanager
+async def builds_held(database: Any) -> AsyncIterator[None]:
+    """A server whose builds begin and do not end."""
+    await database[COLLECTION].insert_one({"_id": "a", "trigger_id": "t"})
+    point = {"configureFailPoint": "hangAfterStartingIndexBuild"}
+    await database.client.admin.command({**point, "mode": "alwaysOn"})
+    try:
+        yield
+    finally:
+        await database.client.admin.command({**point, "mode": "off"})
+
+
+@pytest.mark.parametrize("limit", ["timeoutMS=500", "socketTimeoutMS=500"])
+async def test_a_limit_in_the_connection_string_is_none_for_a_build(database: Any, mongod_uri: str, limit: str) -> None:
+    """The server would abort the build at each run, for ever: it takes as long as it takes."""
+    uri = f"{mongod_uri}&{limit}"
+    async with builds_held(database):
+        applying = asyncio.create_task(run_command("apply", "--database", database.name, uri=uri))
+        await asyncio.sleep(3)
+        assert not applying.done(), applying.result()
+    status, printed = await applying
+    assert status == 0, printed
+    assert "waited" not in printed
+
+
+@pytest.mark.parametrize("signalled", [signal.SIGTERM, signal.SIGINT])
+async def test_a_run_that_is_stopped_ends_at_once(database: Any, mongod_uri: str, signalled: signal.Signals) -> None:
+    """It gives the lock back and says so, although the server goes on with the build that it asked for."""
+    async with builds_held(database):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "indexes", "apply", "--database", database.name, "--uri", mongod_uri),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        async with asyncio.timeout(30):
+            while True:
+                if len(await Server(database).indexes(COLLECTION) or ()) == 2:
+                    break
+                await asyncio.sleep(0.05)
+        process.send_signal(signalled)
+        async with asyncio.timeout(10):
+            printed, _ = await process.communicate()
+        assert await database[LOCKS].find_one() is None
+    assert process.returncode == 130, printed
+    assert printed.decode().splitlines() == ["python -m indexes: stopped; what was done stays, run it again to go on"]
 
 
 async def test_conflicts_are_status_three(database: Any, mongod_uri: str) -> None:
@@ -197,6 +252,44 @@ async def test_on_a_terminal(database: Any, mongod_uri: str) -> None:
     assert "all is as declared" in printed
 
 
+BROKEN: Final = {
+    "import_raises": ("raise KeyError('NOT_SET')", "KeyError: 'NOT_SET'"),
+    "import_exits": ("raise SystemExit(0)", "SystemExit: 0"),
+    "no_python": ("def (:", "SyntaxError"),
+    "several_lines": (r"raise ValueError('one\ntwo')", "ValueError: one two"),
+}
+
+
+@pytest.mark.parametrize("module", list(BROKEN))
+async def test_a_document_whose_module_fails(tmp_path: Path, module: str) -> None:
+    """Its error is told in one line, and no probe takes it for a success."""
+    source, expected = BROKEN[module]
+    (tmp_path / f"{module}.py").write_text(source)
+    status, printed = await run_command(
+        *("check", "--uri", "mongodb://localhost/x", "--document", f"{module}:Any"), path=tmp_path
+    )
+    assert status == 2, printed
+    assert len(printed.strip().splitlines()) == 1
+    assert expected in printed
+
+
+async def test_no_server_is_named() -> None:
+    """The advice is whole: what hides URIs does not eat it."""
+    status, printed = await run_command("plan", "--database", "x")
+    assert status == 2
+    assert printed.strip() == "python -m indexes: say which server: --uri, or the variable MONGODB_URI"
+
+
+async def test_names_are_printed_as_they_are(database: Any, mongod_uri: str) -> None:
+    """A foreign index's name, or a field's, is anybody's: it is neither markup nor an emoji's code."""
+    await database[COLLECTION].create_index([("user:key:1", 1)], name="oops[/x] [red]:key:")
+    for command in ("plan", "apply"):
+        status, printed = await run_command(command, "--database", database.name, "--hide-only", uri=mongod_uri)
+        assert status in (0, 1), printed
+        assert "oops[/x] [red]:key:" in printed
+        assert "user:key:1" in printed or command == "apply"
+
+
 PASSWORD: Final = "hunter2-never-shown"  # noqa: S105 - nobody's
 WRONG: Final[dict[str, Sequence[str]]] = {
     "no command": (),
@@ -209,6 +302,15 @@ WRONG: Final[dict[str, Sequence[str]]] = {
     "port is none": ("apply", "--uri", f"mongodb://someone:a@127.0.0.1:{PASSWORD}/x"),
     "unknown resolution": ("apply", "--resolve", "all"),
     "unknown document": ("plan", "--document", "nowhere.at.all:Nobody", "--uri", "mongodb://localhost/x"),
+    "relative document": ("plan", "--document", ".app:Nobody", "--uri", "mongodb://localhost/x"),
+    "no TLS authority": (
+        *("apply", "--database", "x", "--uri"),
+        f"mongodb://someone:{PASSWORD}@127.0.0.1:1/?tls=true&tlsCAFile=/nowhere/{PASSWORD}.pem",
+    ),
+    "no TLS certificate": (
+        *("apply", "--database", "x", "--uri"),
+        f"mongodb://someone:{PASSWORD}@127.0.0.1:1/?tls=true&tlsCertificateKeyFile={__file__}",
+    ),
     "unreachable": ("apply", "--uri", f"mongodb://someone:{PASSWORD}@127.0.0.1:{{closed}}/x"),
 }
 

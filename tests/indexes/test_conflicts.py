@@ -8,7 +8,7 @@ import pytest
 from beanie import Document
 from pymongo import IndexModel
 
-from indexes import Resolution, apply, check, plan
+from indexes import IndexToolError, MissingRight, Resolution, Unreachable, apply, check, plan, resolving
 from sessions import SessionRepository, SessionStatus, open_repository
 from sessions.document import COLLECTION, INDEXES, ROUTING_INDEX
 from sessions.models import Transition
@@ -98,6 +98,34 @@ async def test_the_older_governors_are_superseded(database: Any, near_clock: Mov
     assert (await repository.route(1, "c")).session == await repository.get(newest, user_id=1)
 
 
+FAILURES: Final[dict[str, tuple[dict[str, Any], type[IndexToolError]]]] = {
+    "no right to write": ({"errorCode": 13}, MissingRight),
+    "no primary": ({"errorCode": 189}, Unreachable),
+    "lost connection": ({"closeConnection": True}, Unreachable),
+}
+
+
+@pytest.mark.parametrize("failing", ["update", "findAndModify"])
+@pytest.mark.parametrize("kind", list(FAILURES))
+async def test_a_store_that_fails_meanwhile_is_told_as_everywhere(
+    database: Any, near_clock: MovedClock, monkeypatch: pytest.MonkeyPatch, kind: str, failing: str
+) -> None:
+    """An error of the tool, with its next step: no other one reaches the caller, nor the command line."""
+    monkeypatch.setattr(resolving, "_SECONDS", 1.0)
+    repository = await without_uniqueness(database, near_clock, keeps_index=False)
+    await rivals(repository, near_clock, "c", 2)
+    failure, expected = FAILURES[kind]
+    where = {"failCommands": [failing], "namespace": f"{database.name}.{COLLECTION}"}
+    point = {"configureFailPoint": "failCommand"}
+    await database.client.admin.command({**point, "mode": "alwaysOn", "data": {**failure, **where}})
+    try:
+        with pytest.raises(expected):
+            await apply(database, resolve="supersede-older")
+    finally:
+        await database.client.admin.command({**point, "mode": "off"})
+    assert len((await apply(database, resolve="supersede-older")).superseded) == 1
+
+
 async def test_an_expired_session_is_no_rival(database: Any, near_clock: MovedClock) -> None:
     """It governs nothing, so it ends as expired, and the older one that does govern stays."""
     repository = await without_uniqueness(database, near_clock, keeps_index=False)
@@ -145,6 +173,18 @@ STORED: Final[dict[str, tuple[list[dict[str, Any]], dict[str, int]]]] = {
         {"labels": 2},
     ),
     "absent is null": ([{"at": {"row": 1, "number": None}}, {"at": {"row": 1}}], {"place": 2}),
+    "an empty array is no null": (
+        [
+            {"labels": [], "at": {"row": 1, "number": []}},
+            {"labels": None, "at": {"row": 1, "number": None}},
+            {"labels": [[]], "at": {"row": 2}},
+        ],
+        {},
+    ),
+    "both empty": (
+        [{"labels": [], "at": {"row": 1, "number": []}}, {"labels": [], "at": {"row": 1, "number": []}}],
+        {"labels": 2, "place": 2},
+    ),
     "both absent": ([{}, {}, {}], {"place": 3}),
     "by collation": ([{"guest": "Ann", "at": {"row": 1}}, {"guest": "ann", "at": {"row": 2}}], {"guest": 2}),
 }

@@ -4,15 +4,17 @@ from typing import Annotated, Any, Final
 
 import pytest
 from beanie import Document, Indexed
+from bson import Decimal128
 from pydantic import Field
 from pymongo import IndexModel
+from pymongo.errors import OperationFailure
 
-from indexes import Applied, BadChoice, Plan, apply, check, plan
+from indexes import Applied, BadChoice, Plan, Unsettled, apply, check, plan
 from indexes.plan import Standing
 from indexes.planning import NEVER_SECONDS, Action
 from sessions import open_repository
 from sessions.document import COLLECTION, INDEXES, ROUTING_INDEX
-from sessions.index_comparison import Aspect
+from sessions.index_comparison import Aspect, signature
 from sessions.testing import CommandCounter, MovedClock
 
 pytestmark = pytest.mark.needs("server")
@@ -118,6 +120,59 @@ async def test_a_filter_written_otherwise_is_equal(database: Any) -> None:
     same = {"$and": [{"conversation_id": {"$type": 2}}, {"status": {"$in": ["rerunning", "waiting_user_reply"]}}]}
     await database[COLLECTION].create_index(KEYS, name=ROUTING_INDEX, unique=True, partialFilterExpression=same)
     assert (await plan(database)).steps == ()
+
+
+A: Final = {"s": "a"}
+B: Final = {"s": "b"}
+T: Final = {"t": 1}
+SPELLINGS: Final[list[tuple[dict[str, Any], dict[str, Any]]]] = [
+    ({"s": {"$in": ["a", "b"]}}, {"$or": [B, A]}),
+    ({"s": {"$in": ["a", "b"]}, "t": 1}, {"$or": [A, B], "t": 1}),
+    ({"s": {"$in": ["a", {"x": 1}]}}, {"$or": [A, {"s": {"x": 1}}]}),
+    (A, {"$or": [A]}),
+    ({"s": "a", "t": 1}, {"$or": [{"s": "a", "t": 1}]}),
+    ({"$or": [A, B, T]}, {"$or": [{"$or": [A, B]}, T]}),
+    ({"s": {"$exists": True}}, {"s": {"$exists": 1}}),
+    ({"s": {"$gte": 1}}, {"s": {"$gte": Decimal128("1.0")}}),
+    ({"s": 1.5}, {"s": Decimal128("1.5")}),
+    (A, {"$or": [A, A]}),
+    ({"$or": [A, T]}, {"$or": [A, T, A]}),
+    ({"s": 0.1}, {"s": Decimal128("0.1")}),
+    ({"s": 1}, {"s": True}),
+    ({"$or": [A, B], "t": 1}, {"$or": [{"s": "a", "t": 1}, {"s": "b", "t": 1}]}),
+]
+
+
+@pytest.mark.parametrize("number", range(len(SPELLINGS)))
+async def test_filters_are_equal_where_the_server_has_them_for_one(database: Any, number: int) -> None:
+    """Under another name it refuses the same definition (error 85): what is told apart here would never be built."""
+    one, other = ({"key": {"a": 1}, "partialFilterExpression": spelt} for spelt in SPELLINGS[number])
+    await database.command({"createIndexes": "c", "indexes": [{**one, "name": "one"}]})
+    refusal: OperationFailure | None = None
+    try:
+        await database.command({"createIndexes": "c", "indexes": [{**other, "name": "other"}]})
+    except OperationFailure as error:
+        refusal = error
+    assert refusal is None or refusal.code == 85
+    assert (signature(one) == signature(other)) is (refusal is not None)
+
+
+class Spelt(Document):
+    """A document whose filter the server takes for one that stands under another name."""
+
+    class Settings:
+        """What Beanie reads."""
+
+        name = "spelt"
+        indexes = (IndexModel([("a", 1)], name="ours", partialFilterExpression={"$or": [A, B, T]}),)
+
+
+async def test_a_spelling_that_is_not_known_is_told_by_what_stands_in_the_way(database: Any) -> None:
+    """Nobody else changes the indexes: the message names the one that the server takes for the same."""
+    same = {"$or": [{"s": {"$in": ["a", "b"]}}, T]}
+    await database["spelt"].create_index([("a", 1)], name="theirs", partialFilterExpression=same)
+    with pytest.raises(Unsettled, match=r"takes theirs for the same index"):
+        await apply(database, documents=[Spelt])
 
 
 async def test_lost_uniqueness_is_given_back_in_place(database: Any, command_counter: CommandCounter) -> None:

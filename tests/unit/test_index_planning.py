@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import pytest
+from beanie import Document
 
-from indexes.declared import Declared
+from indexes.declared import Declared, declared_by
+from indexes.errors import BadDocument
 from indexes.planning import (
     NEVER_SECONDS,
     Action,
@@ -15,12 +17,14 @@ from indexes.planning import (
     blocked_in,
     bridge_of,
     imagined,
+    is_enforced,
+    is_served,
     next_step,
     target_of_bridge,
     to_be_unique,
     undeclared_in,
 )
-from sessions.document import COLLECTION, INDEXES, ROUTING_INDEX
+from sessions.document import COLLECTION, INDEXES, ROUTING_INDEX, ActiveScheduleSession
 from sessions.index_comparison import compare, signature, ttl_of
 
 ID: Final[dict[str, Any]] = {"_id_": {"v": 2, "key": {"_id": 1}, "name": "_id_"}}
@@ -44,6 +48,13 @@ def actions(declared: Declared, present: Mapping[str, Any], choices: Choices = N
     """The steps by name; a bridge's digest is left out."""
     steps, _ = all_steps(declared, present, choices)
     return [(step.action.value, step.index.partition("__bridge_")[0]) for step in steps]
+
+
+@pytest.mark.parametrize("wrong", [ActiveScheduleSession, [int], [Document], None])
+def test_what_is_no_list_of_documents_is_refused(wrong: Any) -> None:
+    """A caller who forgot the brackets is told so, rather than shown the inside of this package."""
+    with pytest.raises(BadDocument, match="list of subclasses"):
+        declared_by(wrong)
 
 
 def test_an_empty_collection_gets_each_index_once() -> None:
@@ -137,6 +148,49 @@ def test_a_ttl_on_another_field_is_defused_before_it_is_replaced() -> None:
     assert actions(declared, held({"name": "n", "key": {"b": 1}, "expireAfterSeconds": 5}))[0] == ("defuse TTL", "n")
 
 
+COVERS_ELSE: Final[dict[str, dict[str, Any]]] = {
+    "keys": {"key": {"b": 1}},
+    "direction": {"key": {"a": -1}},
+    "no filter": {"partialFilterExpression": None},
+    "filter": {"partialFilterExpression": {"status": "live"}},
+    "sparse": {"sparse": True},
+    "collation": {"collation": {"locale": "de"}},
+}
+
+
+@pytest.mark.parametrize("seconds", [5, 60, 86400])
+@pytest.mark.parametrize("differs", list(COVERS_ELSE))
+def test_a_declared_ttl_is_never_set_on_an_index_that_covers_else(differs: str, seconds: int) -> None:
+    """It would delete documents that nobody meant, also with the declared number: it is defused before anything."""
+    declared = one(key={"a": 1}, expireAfterSeconds=60, partialFilterExpression={"status": "ended"})
+    options = {**declared.indexes["n"], **COVERS_ELSE[differs], "expireAfterSeconds": seconds}
+    present = held({option: value for option, value in options.items() if value is not None})
+    steps, after = all_steps(declared, present, NOTHING)
+    assert [step.action for step in steps[:2]] == [Action.DEFUSE_TTL, Action.BUILD_BRIDGE]
+    for step in steps:
+        present = dict(imagined(present, step))
+        deleting = [name for name, index in present.items() if ttl_of(index) not in (None, NEVER_SECONDS)]
+        assert deleting in ([], ["n"])
+        assert not deleting or compare(declared.indexes["n"], present["n"]) == ()
+    assert ttl_of(after["n"]) == 60
+
+
+def test_an_index_that_covers_else_and_has_no_ttl_gets_none() -> None:
+    """Only the target that is built deletes."""
+    declared = one(key={"a": 1}, expireAfterSeconds=60, partialFilterExpression={"status": "ended"})
+    assert actions(declared, held({"name": "n", "key": {"a": 1}}))[0] == ("build bridge", "n")
+
+
+def test_a_bridge_that_deletes_is_defused() -> None:
+    """An older release declared another TTL and was killed: what is left of it must not delete meanwhile."""
+    declared = one(key={"a": 1}, expireAfterSeconds=86400)
+    bridge = bridge_of(declared.indexes["n"])
+    assert bridge is not None
+    assert ttl_of(bridge) is None
+    left = {**bridge, "expireAfterSeconds": 60}
+    assert actions(declared, held(left)) == [("defuse TTL", "n"), ("build", "n"), ("drop bridge", "n")]
+
+
 @pytest.mark.parametrize("keys", [{"a": "hashed"}, {"_fts": "text", "_ftsx": 1}, {"$**": 1}, {"a": "2dsphere", "b": 1}])
 def test_keys_without_a_direction_are_left_alone_with_a_reason(keys: dict[str, Any]) -> None:
     """They can't be reversed, so that a change would leave a moment without an index."""
@@ -209,16 +263,125 @@ def test_the_declared_index_under_another_name_needs_the_flag() -> None:
     assert next(step.action for step in steps if step.builds) is Action.BUILD_BRIDGE
 
 
+@pytest.mark.parametrize("way", [1, -1])
+def test_what_alone_serves_a_declared_index_is_not_hidden(way: int) -> None:
+    """Hide-only would leave its queries without an index: it is left with a reason that says what replaces it."""
+    declared = one(key={"a": 1})
+    present = held({"name": "theirs", "key": {"a": way}}, {"name": "others", "key": {"z": 1}, "expireAfterSeconds": 5})
+    steps, after = all_steps(declared, present, Choices(hide_only=True))
+    assert ("hide", "others") in [(step.action.value, step.index) for step in steps]
+    if way == 1:
+        assert not after["theirs"].get("hidden")
+        (kept,) = [blocked for blocked in blocked_in(declared, after, Choices(hide_only=True)) if blocked.index != "n"]
+        assert kept.index == "theirs"
+        assert "n: --drop-undeclared replaces it" in kept.reason
+    else:  # the declared one can be built beside its reverse, and then serves
+        assert [step.action for step in steps if step.index in ("n", "theirs")] == [Action.BUILD, Action.HIDE]
+
+
+def test_what_alone_deletes_and_serves_is_left_whole() -> None:
+    """What is not hidden keeps its TTL too: hide-only changes nothing about it."""
+    present = held({"name": "theirs", "key": {"a": 1}, "expireAfterSeconds": 5})
+    assert actions(one(key={"a": 1}), present, Choices(hide_only=True)) == []
+
+
+@pytest.mark.parametrize("choices", [FOREIGN, Choices(hide_only=True)])
+def test_what_can_have_no_bridge_is_not_hidden_either(choices: Choices) -> None:
+    """The declared hashed index stands under another name: only a quiet time helps, and that is said."""
+    declared = one(key={"a": "hashed"})
+    present = held({"name": "theirs", "key": {"a": "hashed"}})
+    assert actions(declared, present, choices) == []
+    assert {blocked.index for blocked in blocked_in(declared, present, choices)} == {"n", "theirs"}
+    assert any("by hand at a quiet time" in blocked.reason for blocked in blocked_in(declared, present, choices))
+
+
+def test_the_declared_index_under_another_name_is_defused_and_hidden_before_it_goes() -> None:
+    """Its TTL would delete while the bridge is built; hidden, it can be had back until it is sure that nobody asks."""
+    declared = one(key={"a": 1})
+    present = held({"name": "theirs", "key": {"a": 1}, "expireAfterSeconds": 5})
+    assert actions(declared, present, FOREIGN) == [
+        ("defuse TTL", "theirs"),
+        ("build bridge", "n"),
+        ("hide", "theirs"),
+        ("drop", "theirs"),
+        ("build", "n"),
+        ("drop bridge", "n"),
+    ]
+
+
+@pytest.mark.parametrize("choices", [FOREIGN, Choices(hide_only=True)])
+def test_a_foreign_ttl_is_defused_before_anything_is_built(choices: Choices) -> None:
+    """A build takes long, and what is to go deletes live documents meanwhile."""
+    present = held({"name": "theirs", "key": {"a": -1}, "expireAfterSeconds": 5}, {"name": "n", "key": {"b": 1}})
+    steps = actions(one(key={"a": 1}), present, choices)
+    reversed_twin_serves = [("drop", "n"), ("build", "n"), ("defuse TTL", "theirs"), ("hide", "theirs")]
+    if choices.hide_only:  # until the declared one is built it is left whole
+        assert steps == reversed_twin_serves
+    else:
+        assert steps[0] == ("defuse TTL", "theirs")
+
+
 def test_two_indexes_that_are_each_others_reverse() -> None:
-    """One's bridge is the other's definition: both can change; where they are swapped, that is told, not tried."""
+    """One's bridge is the other's definition: both can change, also where they are swapped."""
     up, down = {"name": "up", "key": {"a": 1}}, {"name": "down", "key": {"a": -1}}
     declared = Declared("c", {"up": up, "down": down})
     crossed = held({**up, "sparse": True}, {**down, "sparse": True})
-    assert sorted(all_steps(declared, crossed, NOTHING)[1]) == ["_id_", "down", "up"]
     swapped = held({**up, "key": {"a": -1}}, {**down, "key": {"a": 1}})
-    steps, after = all_steps(declared, swapped, NOTHING)
-    assert steps == ()
-    assert [blocked.index for blocked in blocked_in(declared, after, NOTHING)] == ["up", "down"]
+    for present in (crossed, swapped):
+        after = all_steps(declared, present, NOTHING)[1]
+        assert sorted(after) == ["_id_", "down", "up"]
+        assert all(compare(definition, after[name]) == () for name, definition in declared.indexes.items())
+
+
+def test_what_serves_another_declared_index_goes_only_behind_a_bridge_of_that_one() -> None:
+    """Under a declared name stands the definition of one that is missing: its queries keep an index."""
+    declared = Declared("c", {"n": {"name": "n", "key": {"a": 1}}, "m": {"name": "m", "key": {"b": 1}, "unique": True}})
+    present = held({"name": "n", "key": {"b": 1}, "unique": True})
+    assert actions(declared, present) == [
+        ("build bridge", "n"),
+        ("build bridge", "m"),
+        ("drop", "n"),
+        ("build", "m"),
+        ("drop bridge", "m"),
+        ("build", "n"),
+        ("drop bridge", "n"),
+    ]
+
+
+# What is declared and what stands there is drawn from these: among them are reversed pairs, and pairs of equal keys.
+KINDS: Final[tuple[dict[str, Any], ...]] = (
+    {"key": {"a": 1}},
+    {"key": {"a": -1}},
+    {"key": {"a": 1}, "unique": True},
+    {"key": {"a": -1}, "unique": True},
+    {"key": {"b": 1}},
+    {"key": {"b": -1}},
+    {"key": {"c": 1}, "expireAfterSeconds": 60},
+    {"key": {"c": 1}, "partialFilterExpression": {"s": 1}},
+    {"key": {"d": 1, "e": 1}, "unique": True},
+)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_declared_names_that_hold_each_others_definitions(seed: int) -> None:
+    """Two, three or four in a ring, some of them under foreign names: at no moment is the work of one left undone."""
+    chance = random.Random(seed)
+    kinds = chance.sample(KINDS, chance.randint(2, 4))
+    names = "mnop"[: len(kinds)]
+    declared = Declared("c", {name: {"name": name, **kind} for name, kind in zip(names, kinds, strict=True)})
+    places = chance.sample([*names, "x", "y"], chance.randint(1, len(kinds)))
+    turned = [{**kind, "name": place} for place, kind in zip(places, chance.sample(kinds, len(places)), strict=True)]
+    present: Mapping[str, Mapping[str, Any]] = held(*turned)
+    for step in all_steps(declared, present, FOREIGN)[0]:
+        after = imagined(present, step)
+        for target in declared.indexes.values():
+            lost_uniqueness = is_enforced(target, present) and not is_enforced(target, after)
+            assert not (target.get("unique") and lost_uniqueness), step
+            if step.action is not Action.MAKE_UNIQUE:  # it goes on serving those that asked for less
+                assert is_served(target, after) or not is_served(target, present), step
+        present = after
+    assert set(present) == {"_id_", *names}
+    assert all(compare(definition, present[name]) == () for name, definition in declared.indexes.items())
 
 
 def test_the_index_of_the_shard_key_counts_as_declared() -> None:
