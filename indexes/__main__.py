@@ -1,10 +1,12 @@
 """``python -m indexes``, and the console script ``session-indexes``."""
 
+import os
 import sys
 from typing import Final
 
+from indexes.errors import STOPPED, USAGE_OR_UNREACHABLE
+
 _OF_THE_EXTRA: Final = frozenset({"typer", "rich"})
-_USAGE_ERROR: Final = 2
 
 
 def run() -> int:
@@ -18,8 +20,14 @@ def run() -> int:
         print(  # noqa: T201 - the one line of a command
             f"The command line needs {package}: pip install 'active-schedule-sessions[cli]'", file=sys.stderr
         )
-        return _USAGE_ERROR
-    return main()
+        return USAGE_OR_UNREACHABLE
+    status = main()
+    if status == STOPPED:
+        # At a plain exit Python would wait for Motor's threads, and they for the server's build.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 if __name__ == "__main__":

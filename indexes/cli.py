@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from pymongo.errors import OperationFailure, PyMongoError
@@ -273,13 +273,6 @@ def _refuse(text: str, status: int) -> int:
     return status
 
 
-def _leave(status: int) -> NoReturn:
-    """End now: at a plain exit Python would wait for Motor's threads, and they for the server's build."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status says how it ended."""
     command = typer.main.get_command(app)
@@ -292,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SessionError as error:
         return _refuse(_A_URI.sub("(a URI, not shown)", str(error)), errors.USAGE_OR_UNREACHABLE)
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
-        _leave(_refuse("stopped; what was done stays, run it again to go on", errors.STOPPED))
+        return _refuse("stopped; what was done stays, run it again to go on", errors.STOPPED)
     except typer.TyperException as error:
         # A usage error quotes what it does not understand; a URI in the wrong place must not reach the terminal.
         said = error.format_message()
