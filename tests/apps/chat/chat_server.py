@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import uuid4
 
+import pymongo
 from fastapi import APIRouter, Cookie, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from lesson_assistant import Assistant
@@ -36,6 +37,8 @@ logger = logging.getLogger("chat")
 HERE: Final = Path(__file__).parent
 _ASSISTANT: Final = (HERE / "assistant.html").read_text(encoding="utf-8")
 _HOME: Final = (HERE / "home.html").read_text(encoding="utf-8")
+_CHECKED_WITHIN: Final = 1.5
+"""Seconds that a page waits to know whose conversation it is; then it is sent all the same, and says what is wrong."""
 MessageId = Annotated[str, Field(pattern=r"^[\w-]{1,48}$")]
 Words = Annotated[str, Field(min_length=1, max_length=4000)]
 
@@ -133,7 +136,8 @@ async def assistant_page(
     # The page says itself what is wrong, also where the history cannot be read; the status is for everybody else.
     status = 200
     try:
-        await own_conversation(conversation_id, current_user(user), assistant)
+        with pymongo.timeout(_CHECKED_WITHIN):
+            await own_conversation(conversation_id, current_user(user), assistant)
     except HTTPException as refused:
         status = refused.status_code
     except PyMongoError:
