@@ -1,10 +1,18 @@
 """The chat application's server processes, one of which dies."""
 
 import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
+import pytest_asyncio
 from chat_process import LEASE, USER, ChatProcess, Visitor
+
+from sessions.driver import connect, disconnect
 
 
 async def test_a_server_killed_in_mid_rerun(servers: tuple[ChatProcess, ChatProcess], visitor: Visitor) -> None:
@@ -35,3 +43,41 @@ async def test_a_server_killed_in_mid_rerun(servers: tuple[ChatProcess, ChatProc
     finally:
         await other.client.aclose()
         await servers[0].start()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def patient(mongod_uri: str) -> AsyncIterator[tuple[ChatProcess, ChatProcess]]:
+    """Two processes with a lease so long that only a claim given back lets the other one go on."""
+    name = f"chat_{uuid4().hex[:16]}"
+    both = ChatProcess(mongod_uri, name, lease=300), ChatProcess(mongod_uri, name, lease=300)
+    try:
+        for server in both:
+            await server.start()
+        yield both
+    finally:
+        for server in both:
+            await server.kill()
+        client: Any = connect(mongod_uri)
+        await client.drop_database(name)
+        await disconnect(client)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+async def test_a_server_stopped_in_mid_rerun(patient: tuple[ChatProcess, ChatProcess], how: signal.Signals) -> None:
+    """It ends within a few seconds, says so to whoever waits, and the other process answers at once."""
+    here, there = (Visitor(server, user=USER) for server in patient)
+    conversation = await here.trigger()
+    cut_off = asyncio.create_task(here.say(conversation, "slowly Monday"))
+    while (await there.history(conversation))["status"] != "rerunning":  # noqa: ASYNC110 - another process's state
+        await asyncio.sleep(0.02)
+    stopped_at = time.monotonic()
+    assert await patient[0].stop(how) == 0
+    assert time.monotonic() - stopped_at < 10
+    assert (await cut_off).status_code == 503
+    assert "Traceback" not in patient[0].errors
+    told = await there.history(conversation)
+    assert told["status"] == "waiting_user_reply"
+    answer = await there.say(conversation, "Tuesday", question_id=told["session"]["question_id"])
+    assert (answer.status_code, answer.json()) == (200, {"outcome": "Asked"})
+    for visitor in (here, there):
+        await visitor.client.aclose()

@@ -1,5 +1,6 @@
 """The chat application's web server: a page, its history, messages and buttons, and the sessions' own event stream."""
 
+import asyncio
 import base64
 import hashlib
 import logging
@@ -17,6 +18,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from lesson_assistant import Assistant
 from pydantic import BaseModel, Field
 from pymongo.errors import PyMongoError
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as ASGIMessage
 
 from sessions import CachedRouter, Held, SessionBridge, StaleReply, Superseded, Upkeep, action_url, open_repository
 from sessions.fastapi import (
@@ -285,6 +288,7 @@ def chat_app(
 
     app = FastAPI(title="Lesson chat", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.assistant = assistant
+    app.add_middleware(_GoneOnElsewhere)
     add_session_handlers(app)
     app.add_exception_handler(PyMongoError, _no_store)
     app.include_router(session_events(current_user, path="/api/events", heartbeat=heartbeat))
@@ -292,7 +296,33 @@ def chat_app(
     return app
 
 
-async def _no_store(_request: Request, error: Exception) -> JSONResponse:
-    logger.error("the application's own collections do not answer: %s", type(error).__name__)
+def _later() -> JSONResponse:
     problem = {"type": "about:blank", "title": "Service Unavailable", "status": 503}
     return JSONResponse(problem, 503, {"Retry-After": "1"}, media_type="application/problem+json")
+
+
+async def _no_store(_request: Request, error: Exception) -> JSONResponse:
+    logger.error("the application's own collections do not answer: %s", type(error).__name__)
+    return _later()
+
+
+class _GoneOnElsewhere:
+    """A request that is cancelled because the server stops is answered: come again, to whoever serves then."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def sent(message: ASGIMessage) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        except asyncio.CancelledError:
+            if scope["type"] != "http" or has_begun:
+                raise
+            await _later()(scope, receive, send)
