@@ -1,11 +1,14 @@
 """The assistant page as its user meets it: two windows on two server processes, by a real browser."""
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from browser import Browser, Window
 from chat_process import USER, ChatProcess, Visitor
+
+if TYPE_CHECKING:
+    from sessions.driver import Database
 
 _CONTRAST: Final = """
 (() => {
@@ -175,6 +178,34 @@ async def test_what_is_not_there(
     await window.picture(pictures / "7-missing.png")
     nobody = await opened(browser, servers[1], conversation, user=None)
     await nobody.until_says("Choose a user first")
+
+
+@pytest.mark.parametrize(
+    "path", ["assistant/%ff", "assistant/%E0%A4", "assistant/a%2Fb", "assistant/a/b", "assistant/", "nothing"]
+)
+async def test_an_address_that_leads_nowhere(
+    browser: Browser, servers: tuple[ChatProcess, ChatProcess], path: str
+) -> None:
+    """Whatever was mistyped: a 404, and a page that says so and leads on."""
+    window = await browser.window(user=USER, origin=servers[0].origin)
+    await window.open(f"{servers[0].origin}/{path}")
+    await window.until_says("does not exist")
+    await window.until_says("Go to your conversations")
+    assert await window.run("performance.getEntriesByType('navigation')[0].responseStatus") == 404
+    await check(window)
+
+
+async def test_a_conversation_with_a_slash_in_its_id(
+    browser: Browser, servers: tuple[ChatProcess, ChatProcess], chat_database: "Database"
+) -> None:
+    """Its page, its messages and its changes are found, however the address is written."""
+    await chat_database["conversations"].insert_one({"_id": "a/b c", "user_id": USER, "title": "Slashed", "at": 1})
+    for path in ("a%2Fb%20c", "a/b c"):
+        window = await opened(browser, servers[0], path)
+        await window.until_says("Slashed")
+        await window.until("document.getElementById('connection').textContent === 'Live'")
+        await window.say(f"hello from {path}")
+        await window.until_says("It is sunny")
 
 
 async def test_reload_and_back(browser: Browser, servers: tuple[ChatProcess, ChatProcess], visitor: Visitor) -> None:

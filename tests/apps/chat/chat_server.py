@@ -14,10 +14,12 @@ from uuid import uuid4
 
 import pymongo
 from fastapi import APIRouter, Cookie, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from lesson_assistant import Assistant
 from pydantic import BaseModel, Field
 from pymongo.errors import PyMongoError
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as ASGIMessage
 
@@ -40,6 +42,7 @@ logger = logging.getLogger("chat")
 HERE: Final = Path(__file__).parent
 _ASSISTANT: Final = (HERE / "assistant.html").read_text(encoding="utf-8")
 _HOME: Final = (HERE / "home.html").read_text(encoding="utf-8")
+_NOTHING: Final = (HERE / "nothing.html").read_text(encoding="utf-8")
 _CHECKED_WITHIN: Final = 1.5
 """Seconds that a page waits to know whose conversation it is; then it is sent all the same, and says what is wrong."""
 MessageId = Annotated[str, Field(pattern=r"^[\w-]{1,48}$")]
@@ -111,6 +114,7 @@ async def own_conversation(conversation_id: str, user_id: User, assistant: Store
 
 
 Own = Annotated[str, Depends(own_conversation)]
+# A conversation's id may contain slashes, hence `:path`.
 routes = APIRouter()
 
 
@@ -131,7 +135,7 @@ async def choose_user(user: Annotated[int, Query(ge=1, le=10**17)]) -> RedirectR
     return answer
 
 
-@routes.get("/assistant/{conversation_id}")
+@routes.get("/assistant/{conversation_id:path}")
 async def assistant_page(
     conversation_id: str, assistant: Store, user: Annotated[str | None, Cookie()] = None
 ) -> HTMLResponse:
@@ -174,7 +178,7 @@ async def trigger(user_id: User, assistant: Store, bridge: Bridge) -> dict[str, 
     return {"url": action_url(started.session)}
 
 
-@routes.get("/api/conversations/{conversation_id}")
+@routes.get("/api/conversations/{conversation_id:path}")
 async def history(
     conversation_id: Own, user_id: User, assistant: Store, repository: Repository, router: Router
 ) -> dict[str, Any]:
@@ -196,7 +200,7 @@ async def history(
 # --- what a user does ---------------------------------------------------------------------------------------
 
 
-@routes.post("/api/conversations/{conversation_id}/messages")
+@routes.post("/api/conversations/{conversation_id:path}/messages")
 async def message(
     conversation_id: Own, sent: Message, user_id: User, assistant: Store, bridge: Bridge, response: Response
 ) -> dict[str, str]:
@@ -222,7 +226,7 @@ async def message(
     return {"outcome": type(outcome).__name__}
 
 
-@routes.post("/api/conversations/{conversation_id}/sessions/{session_id}/refine")
+@routes.post("/api/conversations/{conversation_id:path}/sessions/{session_id}/refine")
 async def refine(
     conversation_id: Own,
     session_id: str,
@@ -291,6 +295,7 @@ def chat_app(
     app.add_middleware(_GoneOnElsewhere)
     add_session_handlers(app)
     app.add_exception_handler(PyMongoError, _no_store)
+    app.add_exception_handler(404, _nothing)
     app.include_router(session_events(current_user, path="/api/events", heartbeat=heartbeat))
     app.include_router(routes)
     return app
@@ -304,6 +309,14 @@ def _later() -> JSONResponse:
 async def _no_store(_request: Request, error: Exception) -> JSONResponse:
     logger.error("the application's own collections do not answer: %s", type(error).__name__)
     return _later()
+
+
+async def _nothing(request: Request, error: Exception) -> Response:
+    if "text/html" in request.headers.get("accept", ""):
+        return HTMLResponse(_NOTHING, 404, _headers_of(_NOTHING))
+    if not isinstance(error, StarletteHTTPException):
+        raise error
+    return await http_exception_handler(request, error)
 
 
 class _GoneOnElsewhere:
