@@ -272,3 +272,26 @@ async def test_a_lost_connection(
     await window.run("document.getElementById('text').focus()")
     await window.press("Enter")
     await window.until_says("A proposal is ready.")
+
+
+async def test_a_message_that_is_refused_for_good(
+    browser: Browser, servers: tuple[ChatProcess, ChatProcess], visitor: Visitor
+) -> None:
+    """It goes back to its sender with a note, and what he writes next is sent."""
+    conversation = await visitor.trigger()
+    window = await opened(browser, servers[0], conversation)
+    await window.until_says("Which day suits you instead?")
+    # No keyboard types the first of these; an input takes it all the same.
+    for text in ("nul \\u0000 here", "x" * 4001):
+        await window.run(
+            f"document.getElementById('text').value = '{text}'; document.getElementById('composer').requestSubmit()"
+        )
+        await window.until_says("The message was refused and not sent.")
+        await window.run("document.getElementById('text').value = ''")
+    await window.say("Tuesday")
+    await window.until_says("Tuesday it is. At what time?")
+    assert "refused" not in await window.text()
+    await window.run(
+        "document.getElementById('text').value = '10:00 \\ud800'; document.getElementById('composer').requestSubmit()"
+    )
+    await window.until_says("A proposal is ready.")

@@ -81,3 +81,29 @@ async def test_a_server_stopped_in_mid_rerun(patient: tuple[ChatProcess, ChatPro
     assert (answer.status_code, answer.json()) == (200, {"outcome": "Asked"})
     for visitor in (here, there):
         await visitor.client.aclose()
+
+
+@pytest.mark.parametrize("text", ["secret \\u0000", "secret \\ud800", "   ", "x" * 4001])
+async def test_a_text_that_cannot_be_kept(visitor: Visitor, text: str) -> None:
+    """It is refused, is not in the history, and does not come back in the answer."""
+    conversation = await visitor.trigger()
+    before = (await visitor.history(conversation))["messages"]
+    answer = await visitor.client.post(
+        f"/api/conversations/{conversation}/messages",
+        content=f'{{"message_id": "m", "text": "{text}"}}',
+        headers={"Content-Type": "application/json"},
+    )
+    assert answer.status_code == 422
+    assert answer.json()["refused"][0]["where"] == ["body", "text"]
+    assert "secret" not in answer.text
+    assert (await visitor.history(conversation))["messages"] == before
+
+
+async def test_a_refused_message_is_taken_back(visitor: Visitor) -> None:
+    """Whatever the refusal: what was not sent is not shown as said; blanks around a text are not kept."""
+    conversation = await visitor.trigger()
+    before = (await visitor.history(conversation))["messages"]
+    assert (await visitor.say(conversation, "Monday", question_id="x" * 500)).status_code == 422
+    assert (await visitor.history(conversation))["messages"] == before
+    assert (await visitor.say(conversation, "  Monday ")).json() == {"outcome": "Asked"}
+    assert (await visitor.history(conversation))["messages"][1]["text"] == "Monday"

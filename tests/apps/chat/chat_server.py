@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import uuid4
@@ -15,15 +16,16 @@ from uuid import uuid4
 import pymongo
 from fastapi import APIRouter, Cookie, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from lesson_assistant import Assistant
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StringConstraints
 from pymongo.errors import PyMongoError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as ASGIMessage
 
-from sessions import CachedRouter, Held, SessionBridge, StaleReply, Superseded, Upkeep, action_url, open_repository
+from sessions import CachedRouter, Held, SessionBridge, SessionError, Superseded, Upkeep, action_url, open_repository
 from sessions.fastapi import (
     Bridge,
     Repository,
@@ -46,7 +48,7 @@ _NOTHING: Final = (HERE / "nothing.html").read_text(encoding="utf-8")
 _CHECKED_WITHIN: Final = 1.5
 """Seconds that a page waits to know whose conversation it is; then it is sent all the same, and says what is wrong."""
 MessageId = Annotated[str, Field(pattern=r"^[\w-]{1,48}$")]
-Words = Annotated[str, Field(min_length=1, max_length=4000)]
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000, pattern=r"^[^\x00]*$")]
 
 
 def _headers_of(page: str) -> dict[str, str]:
@@ -205,7 +207,7 @@ async def message(
     conversation_id: Own, sent: Message, user_id: User, assistant: Store, bridge: Bridge, response: Response
 ) -> dict[str, str]:
     """A chat message: is it the awaited answer?"""
-    # Shown from the start, in every window; a message whose question has gone goes back to its sender.
+    # Shown from the start, in every window; a message that is refused goes back to its sender.
     await assistant.say(user_id, conversation_id, sent.message_id, role="user", text=sent.text)
     try:
         outcome = await bridge.handle(
@@ -216,8 +218,9 @@ async def message(
             question_id=sent.question_id,
             redelivered=True,
         )
-    except StaleReply:
-        await assistant.unsay(user_id, conversation_id, sent.message_id)
+    except SessionError as error:
+        if error.http_status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            await assistant.unsay(user_id, conversation_id, sent.message_id)
         raise
     if isinstance(outcome, Held):
         response.status_code = 202  # not consumed: the page delivers it again
@@ -296,14 +299,27 @@ def chat_app(
     add_session_handlers(app)
     app.add_exception_handler(PyMongoError, _no_store)
     app.add_exception_handler(404, _nothing)
+    app.add_exception_handler(RequestValidationError, _no_such_input)
     app.include_router(session_events(current_user, path="/api/events", heartbeat=heartbeat))
     app.include_router(routes)
     return app
 
 
+def _problem(status: HTTPStatus, **more: Any) -> JSONResponse:
+    problem = {"type": "about:blank", "title": status.phrase, "status": status.value, **more}
+    headers = {"Retry-After": "1"} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    return JSONResponse(problem, status, headers, media_type="application/problem+json")
+
+
 def _later() -> JSONResponse:
-    problem = {"type": "about:blank", "title": "Service Unavailable", "status": 503}
-    return JSONResponse(problem, 503, {"Retry-After": "1"}, media_type="application/problem+json")
+    return _problem(HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+async def _no_such_input(_request: Request, error: Exception) -> JSONResponse:
+    # Where and of which kind, but not what was sent: half a character could not even be sent back.
+    refused = error.errors() if isinstance(error, RequestValidationError) else []
+    told = [{"where": [str(part) for part in each["loc"]], "kind": each["type"]} for each in refused]
+    return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, refused=told)
 
 
 async def _no_store(_request: Request, error: Exception) -> JSONResponse:
