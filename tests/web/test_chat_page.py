@@ -295,3 +295,36 @@ async def test_a_message_that_is_refused_for_good(
         "document.getElementById('text').value = '10:00 \\ud800'; document.getElementById('composer').requestSubmit()"
     )
     await window.until_says("A proposal is ready.")
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+async def test_a_word_without_an_end(
+    browser: Browser,
+    servers: tuple[ChatProcess, ChatProcess],
+    visitor: Visitor,
+    chat_database: "Database",
+    pictures: Path,
+    width: int,
+) -> None:
+    """It is broken where the line ends, in the title, in messages, on a card and in a notice."""
+    long = "Donaudampfschifffahrt" * 12
+    conversation = await visitor.trigger()
+    await chat_database["conversations"].update_one({"_id": conversation}, {"$set": {"title": long}})
+    window = await opened(browser, servers[0], conversation)
+    await window.call(
+        "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
+    )
+    await window.until_says("Which day suits you instead?")
+    await window.say("Tuesday")
+    await window.until_says("At what time?")
+    await window.say(long)
+    await window.until("!document.getElementById('preview').hidden")
+    await window.run(f"problem('{long}')")
+    await window.picture(pictures / f"10-long-{width}.png")
+    sticking_out = """
+    [...document.querySelectorAll('body *')].filter((each) => each.getClientRects().length
+      && (each.getBoundingClientRect().right > innerWidth || each.scrollWidth > each.clientWidth + 1 && each.clientWidth
+        && each.tagName !== 'INPUT')).map((each) => each.id || each.tagName)
+    """
+    assert await window.run(sticking_out) == []
+    assert await window.run("document.documentElement.scrollWidth <= innerWidth")
