@@ -20,7 +20,7 @@ from sessions.feed import LONGEST_WAIT, Event, Follower, in_background
 from sessions.lapsing import route_of
 from sessions.models import ActiveScheduleSessionSnapshot, Route
 from sessions.observing import Doubt
-from sessions.routes import Entry, Key, OwnWrites, Routes, to_entry
+from sessions.routes import Entry, Key, OwnWrites, Routes, key_in, to_entry
 
 if TYPE_CHECKING:
     from sessions.repository import SessionRepository
@@ -291,11 +291,11 @@ class CachedRouter(Follower):
         if self._own_writes.covers(event.session_id, event.kind, event.revision):
             return
         known = self._routes.key_of(event.session_id)
-        if event.document is None:
-            # Gone already: a lookup under way may have found it while it was there.
+        key = None if event.document is None else key_in(event.document)
+        if event.document is None or key is None:
+            # Gone already, or no session of ours: a lookup under way may have found what it was before.
             self._outdate_lookups()
         else:
-            key = (event.document.get("user_id", 0), event.document.get("conversation_id", ""))
             is_update = event.kind == "update" and event.revision is not None
             if is_update and self._shows(key, event.document, event.revision or 0):
                 return
