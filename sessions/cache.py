@@ -114,6 +114,7 @@ class CachedRouter(Follower):
         InvalidSessionInput: An argument is outside its limits.
         WatchInterrupted: (Entering) the server is no replica set.
         StoreUnavailable: (Entering) no primary answered within the repository's ``timeout``.
+        RuntimeError: (Entering) it is in use already, or the repository is closed.
     """
 
     def __init__(
@@ -135,7 +136,8 @@ class CachedRouter(Follower):
         # Down from the start; `_epoch` counts the streams, so that nothing of one outlives it.
         self._epoch = 0
         self._is_up = False
-        self._went_up = asyncio.Event()
+        self._went_up_or_closed = asyncio.Event()
+        self._was_closed = False
         self._primary: object = None
         self._opened_at = _NEVER
         self._fresh_until = _NEVER
@@ -322,7 +324,7 @@ class CachedRouter(Follower):
     def _go_down(self) -> None:
         self._epoch += 1
         self._is_up = False
-        self._went_up.clear()
+        self._went_up_or_closed.clear()
         self._fresh_until = _NEVER
         self._empty()
         if self._confirming is not None:
@@ -345,7 +347,7 @@ class CachedRouter(Follower):
                 continue
             if epoch == self._epoch:
                 self._is_up = True
-                self._went_up.set()
+                self._went_up_or_closed.set()
             return
 
     def lost(self) -> None:
@@ -355,7 +357,10 @@ class CachedRouter(Follower):
     def ended(self, error: Exception | None) -> None:
         """Nothing is served or kept; where the stream could not go on, another one is begun."""
         self._go_down()
-        if self._is_entered and error is not None:
+        if error is None:
+            self._was_closed = True
+            self._went_up_or_closed.set()
+        elif self._is_entered:
             self._returning = in_background(self._return(), "sessions: returning to the change stream")
 
     async def _return(self) -> None:
@@ -383,7 +388,10 @@ class CachedRouter(Follower):
         try:
             await self._upstream.open(self, wait=self._wait)
             async with asyncio.timeout(self._upstream.timeout):
-                await self._went_up.wait()
+                await self._went_up_or_closed.wait()
+            if self._was_closed:
+                # A closed repository opens nothing more, and says so.
+                await self._upstream.open(self, wait=self._wait)
         except TimeoutError as error:
             await self._leave()
             cause = "no majority confirmed the primary"

@@ -435,7 +435,7 @@ async def test_a_lost_stream_empties_it_until_another_stands(
         await went_down
         await elsewhere.ignore(session.session_id, user_id=1)
         assert (await router.route(1, CONVERSATION)).session is None
-        await router._went_up.wait()
+        await router._went_up_or_closed.wait()
     await settled(router, elsewhere)
     assert (await router.route(1, CONVERSATION)).session is None
     hits = router.stats().hits
@@ -498,3 +498,21 @@ async def test_a_document_that_is_no_session(
         return (await router.route(1, CONVERSATION)).session is None
 
     await until(is_gone)
+
+
+async def test_a_repository_that_is_closed_while_a_cache_is_entered(database: "Database") -> None:
+    """Whoever enters learns it at once, and from what he gets what to do; he does not wait for a primary."""
+    repository = await open_repository(database, create_indexes=True)
+    router = CachedRouter(repository)
+    asked = asyncio.Event()
+
+    async def never() -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    router._upstream.confirm_primary = never  # type: ignore[method-assign]  # no majority answers
+    entering = asyncio.create_task(router.__aenter__())
+    await asked.wait()
+    await repository.close()
+    with pytest.raises(RuntimeError, match="the repository is closed: open another one"):
+        await asyncio.wait_for(entering, PATIENCE)
