@@ -1,5 +1,6 @@
 """The assistant page as its user meets it: two windows on two server processes, by a real browser."""
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -328,3 +329,50 @@ async def test_a_word_without_an_end(
     """
     assert await window.run(sticking_out) == []
     assert await window.run("document.documentElement.scrollWidth <= innerWidth")
+
+
+async def test_an_answer_that_comes_too_late(
+    browser: Browser, servers: tuple[ChatProcess, ChatProcess], visitor: Visitor, pictures: Path
+) -> None:
+    """While offline the page does not say "Live"; what was answered elsewhere meanwhile is said to be answered."""
+    conversation = await visitor.trigger()
+    await visitor.say(conversation, "Monday")
+    window = await opened(browser, servers[1], conversation)
+    await window.until("document.getElementById('connection').textContent === 'Live'")
+    network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    await window.call("Network.emulateNetworkConditions", offline=True, **network)
+    await window.until_says("Connection lost. Trying again…")
+    await window.say("9:30")
+    await window.until_says("not sent yet, trying again…")
+    await visitor.say(conversation, "9:00")
+    await window.call("Network.emulateNetworkConditions", offline=False, **network)
+    await window.until_says("This was already answered. Look at how things stand now; your text is below.")
+    await window.until_says("A proposal is ready.")
+    assert await window.run("document.getElementById('text').value") == "9:30"
+    await window.until("document.getElementById('connection').textContent === 'Live'")
+    await window.picture(pictures / "11-too-late.png")
+
+
+async def test_a_message_that_is_held(
+    browser: Browser, servers: tuple[ChatProcess, ChatProcess], visitor: Visitor, pictures: Path
+) -> None:
+    """It says that it waits for as long as it does, also where the server has stored it already."""
+    conversation = await visitor.trigger()
+    window = await opened(browser, servers[1], conversation)
+    await window.until_says("Which day suits you instead?")
+    running = asyncio.create_task(visitor.say(conversation, "slowly Monday"))
+    await window.until_says("The assistant is working on it…")
+    await window.say("please hurry")
+    held = "[...document.querySelectorAll('#log li')].find((each) => each.dataset.id.includes('/user/')"
+    held += " && each.innerText.includes('please hurry'))?.innerText.includes('waits until the assistant is ready')"
+    await window.run("load()")
+    await window.until(held)
+    await window.run("load()")
+    assert await window.run(held)
+    await window.picture(pictures / "12-held.png")
+    session_id = (await visitor.history(conversation))["session"]["session_id"]
+    await visitor.client.post(f"/api/sessions/{session_id}/dismiss")
+    await window.until_says("The question has gone meanwhile. Look at how things stand now; your text is below.")
+    await window.until("!document.body.innerText.includes('waits until')")
+    running.cancel()
+    await asyncio.wait({running})
