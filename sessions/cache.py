@@ -51,6 +51,9 @@ class Upstream(Protocol):
     def primary(self) -> object:
         """The primary that is known now."""
 
+    def look_at_clock(self) -> None:
+        """Let the server's clock be measured anew where the primary has changed: `now` does not look."""
+
     async def governor(
         self, user_id: int, conversation_id: str, *, committed: bool
     ) -> ActiveScheduleSessionSnapshot | None:
@@ -335,6 +338,7 @@ class CachedRouter(Follower):
         self._go_down()
         self._opened_at = self._upstream.monotonic()
         self._primary = self._upstream.primary()
+        self._upstream.look_at_clock()
         self._confirming = in_background(self._confirm(self._epoch), "sessions: confirming the primary")
 
     async def _confirm(self, epoch: int) -> None:
