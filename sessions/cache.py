@@ -20,7 +20,7 @@ from sessions.feed import LONGEST_WAIT, Event, Follower, in_background
 from sessions.lapsing import route_of
 from sessions.models import ActiveScheduleSessionSnapshot, Route
 from sessions.observing import Doubt
-from sessions.routes import Entry, Key, OwnWrites, Routes, to_entry
+from sessions.routes import Entry, Key, OwnWrites, Routes, key_in, to_entry
 
 if TYPE_CHECKING:
     from sessions.repository import SessionRepository
@@ -50,6 +50,9 @@ class Upstream(Protocol):
 
     def primary(self) -> object:
         """The primary that is known now."""
+
+    def look_at_clock(self) -> None:
+        """Let the server's clock be measured anew where the primary has changed: `now` does not look."""
 
     async def governor(
         self, user_id: int, conversation_id: str, *, committed: bool
@@ -114,6 +117,7 @@ class CachedRouter(Follower):
         InvalidSessionInput: An argument is outside its limits.
         WatchInterrupted: (Entering) the server is no replica set.
         StoreUnavailable: (Entering) no primary answered within the repository's ``timeout``.
+        RuntimeError: (Entering) it is in use already, or the repository is closed.
     """
 
     def __init__(
@@ -135,7 +139,8 @@ class CachedRouter(Follower):
         # Down from the start; `_epoch` counts the streams, so that nothing of one outlives it.
         self._epoch = 0
         self._is_up = False
-        self._went_up = asyncio.Event()
+        self._went_up_or_closed = asyncio.Event()
+        self._was_closed = False
         self._primary: object = None
         self._opened_at = _NEVER
         self._fresh_until = _NEVER
@@ -291,11 +296,11 @@ class CachedRouter(Follower):
         if self._own_writes.covers(event.session_id, event.kind, event.revision):
             return
         known = self._routes.key_of(event.session_id)
-        if event.document is None:
-            # Gone already: a lookup under way may have found it while it was there.
+        key = None if event.document is None else key_in(event.document)
+        if event.document is None or key is None:
+            # Gone already, or no session of ours: a lookup under way may have found what it was before.
             self._outdate_lookups()
         else:
-            key = (event.document.get("user_id", 0), event.document.get("conversation_id", ""))
             is_update = event.kind == "update" and event.revision is not None
             if is_update and self._shows(key, event.document, event.revision or 0):
                 return
@@ -322,7 +327,7 @@ class CachedRouter(Follower):
     def _go_down(self) -> None:
         self._epoch += 1
         self._is_up = False
-        self._went_up.clear()
+        self._went_up_or_closed.clear()
         self._fresh_until = _NEVER
         self._empty()
         if self._confirming is not None:
@@ -333,6 +338,7 @@ class CachedRouter(Follower):
         self._go_down()
         self._opened_at = self._upstream.monotonic()
         self._primary = self._upstream.primary()
+        self._upstream.look_at_clock()
         self._confirming = in_background(self._confirm(self._epoch), "sessions: confirming the primary")
 
     async def _confirm(self, epoch: int) -> None:
@@ -345,7 +351,7 @@ class CachedRouter(Follower):
                 continue
             if epoch == self._epoch:
                 self._is_up = True
-                self._went_up.set()
+                self._went_up_or_closed.set()
             return
 
     def lost(self) -> None:
@@ -355,7 +361,10 @@ class CachedRouter(Follower):
     def ended(self, error: Exception | None) -> None:
         """Nothing is served or kept; where the stream could not go on, another one is begun."""
         self._go_down()
-        if self._is_entered and error is not None:
+        if error is None:
+            self._was_closed = True
+            self._went_up_or_closed.set()
+        elif self._is_entered:
             self._returning = in_background(self._return(), "sessions: returning to the change stream")
 
     async def _return(self) -> None:
@@ -383,7 +392,10 @@ class CachedRouter(Follower):
         try:
             await self._upstream.open(self, wait=self._wait)
             async with asyncio.timeout(self._upstream.timeout):
-                await self._went_up.wait()
+                await self._went_up_or_closed.wait()
+            if self._was_closed:
+                # A closed repository opens nothing more, and says so.
+                await self._upstream.open(self, wait=self._wait)
         except TimeoutError as error:
             await self._leave()
             cause = "no majority confirmed the primary"

@@ -14,6 +14,8 @@ logger = logging.getLogger("sessions")
 Answer = TypeVar("Answer")
 
 _CANCELLED_AGAIN_SECONDS: Final = 0.5
+# The loop holds its tasks weakly.
+_UNDOING: Final[set["asyncio.Task[None]"]] = set()
 
 
 async def answered(call: Awaitable[Answer]) -> Answer:
@@ -89,6 +91,45 @@ async def to_the_end_or_undone(
     if not task.cancelled() and task.exception() is None:
         await _ended(asyncio.create_task(_undone(undo, task.result())))
     raise cancelled
+
+
+async def or_undone_later(
+    work: Coroutine[Any, Any, Answer], *, undo: Callable[[Answer], Awaitable[object]], within: float
+) -> Answer:
+    """As `to_the_end_or_undone`, where a cancelled caller must not wait long and the undoing may come later.
+
+    Args:
+        work: What has to be finished; it ends by its own time limit.
+        undo: Called with the answer that a cancelled caller will never see, whenever it comes.
+        within: Seconds that a cancelled caller waits for that.
+
+    Returns:
+        The work's answer.
+
+    Raises:
+        asyncio.CancelledError: The caller was cancelled.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        undoing = asyncio.create_task(_undone_when_it_comes(task, undo))
+        _UNDOING.add(undoing)
+        undoing.add_done_callback(_UNDOING.discard)
+        await to_the_end(_wait_for(undoing, within))
+        raise
+    return task.result()
+
+
+async def _undone_when_it_comes(task: "asyncio.Task[Answer]", undo: Callable[[Answer], Awaitable[object]]) -> None:
+    await asyncio.wait({task})
+    forget(task)
+    if not task.cancelled() and task.exception() is None:
+        await _undone(undo, task.result())
+
+
+async def _wait_for(task: "asyncio.Task[None]", within: float) -> None:
+    await asyncio.wait({task}, timeout=within)
 
 
 async def _ended(task: "asyncio.Task[Any]") -> asyncio.CancelledError | None:

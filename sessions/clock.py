@@ -106,10 +106,14 @@ class ServerClock:
 
     def now(self) -> datetime:
         """The server's time; after a change of primary it is measured anew in the background."""
+        self.look()
+        return to_millisecond(self.reading())
+
+    def look(self) -> None:
+        """Measure anew in the background where the primary has changed."""
         primary = self._collection.primary()
         if primary is not None and primary != self._primary:
             self._stale.set()
-        return to_millisecond(self.reading())
 
     def reading(self) -> datetime:
         """The server's time, to be asked for often: uncut, and without a look at the primary."""

@@ -30,7 +30,7 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from sessions.cancelling import answered
+from sessions.cancelling import answered, or_undone_later
 from sessions.document import COLLECTION
 from sessions.errors import InvalidSessionInput, SessionRef, StoreUnavailable, WatchInterrupted, WriteOutcome
 from sessions.index_comparison import as_listed
@@ -60,6 +60,7 @@ _SELECTION_STEP: Final = 0.5
 _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.25
 _LEAST_TIME: Final = 0.001
+_CLOSE_WITHIN: Final = 1.0
 
 # Not a full pool: a driver that tries again by itself may meet that after a first try that was sent.
 _NEVER_SENT: Final = (
@@ -377,13 +378,17 @@ class SessionCollection:
         return next((address for address, server in servers.items() if server.is_writable), None)
 
     async def changes(self, resume_after: str | None, *, wait: float) -> "ChangeStream":
-        """Open a stream of changes, from a token or from now on; its `try_next` waits so many seconds for a change."""
+        """Open a stream of changes, from a token or from now on; its `try_next` waits so many seconds for a change.
+
+        Where the caller is cancelled meanwhile, a stream that was opened all the same is closed: the server would
+        keep its cursor.
+        """
         if self.is_double:
             raise WatchInterrupted("the in-memory double has no change streams", needs_replica_set=True)
 
         collection = self._read_at("majority")
 
-        async def open_stream() -> Any:
+        async def open_stream() -> ChangeStream:
             opening = collection.watch(
                 full_document="updateLookup",
                 # Not resume_after: that cannot go on behind a collection that was dropped and made again.
@@ -391,10 +396,13 @@ class SessionCollection:
                 max_await_time_ms=max(1, round(wait * 1000)),
             )
             stream = await opening if isinstance(opening, Awaitable) else opening
-            return await stream.__aenter__()
+            return ChangeStream(await stream.__aenter__())
+
+        def close(stream: ChangeStream) -> Awaitable[None]:
+            return stream.close(within=_CLOSE_WITHIN)
 
         with _interrupting():
-            return ChangeStream(await self._send(open_stream))
+            return await or_undone_later(self._send(open_stream), undo=close, within=_CLOSE_WITHIN)
 
     def committed(self) -> "SessionCollection":
         """The same collection, read as a majority has acknowledged it."""

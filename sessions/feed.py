@@ -75,12 +75,14 @@ def to_event(change: Mapping[str, Any]) -> Event:
     kind = str(change["operationType"])
     document = change.get("fullDocument")
     told = change.get("updateDescription", {}).get("updatedFields", {}) if kind == "update" else document or {}
+    revision = told.get("revision")
     return Event(
         kind=kind,
         token=str(change["_id"]["_data"]),
         wall_time=change.get("wallTime"),
         session_id=None if kind in _FOR_ALL else str(change["documentKey"]["_id"]),
-        revision=told.get("revision"),
+        # Anybody may write into the collection; what no repository has written has no revision.
+        revision=revision if isinstance(revision, int) and not isinstance(revision, bool) else None,
         document=document,
     )
 
@@ -250,7 +252,17 @@ class Feed:
     def _tell(self, notice: Callable[[Follower], None]) -> None:
         # A method of its own: in the task's frame the last follower would be held while it waits.
         for follower in list(self._followers):
-            notice(follower)
+            try:
+                notice(follower)
+            except Exception as error:  # noqa: BLE001 - one follower's failure is not the others'
+                self._fail(follower, error)
+
+    def _fail(self, follower: Follower, error: Exception) -> None:
+        # Not the error's text, which may quote a document.
+        logger.error("a follower of changes failed and is told no more (%s)", type(error).__name__)
+        self.discard(follower)
+        with suppress(Exception):
+            follower.ended(error)
 
     async def _keep_open(self) -> None:
         while self._followers:

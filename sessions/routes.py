@@ -1,8 +1,8 @@
 """What a cache of routes holds: who governs each conversation, the longest unused thrown out first."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from cachetools import LRUCache
 
@@ -13,6 +13,19 @@ Key = tuple[int, str]
 """User and conversation."""
 
 _MOST_OWN_WRITES: Final = 10_000
+
+
+def key_in(document: Mapping[str, Any]) -> Key | None:
+    """Whose conversation a stored session is bound to; None for what no repository has written.
+
+    One that is bound to none has the empty conversation's key, which nothing is ever kept under.
+    """
+    user_id, conversation_id = document.get("user_id"), document.get("conversation_id")
+    if not isinstance(user_id, int) or isinstance(user_id, bool):
+        return None
+    if conversation_id is None:
+        return (user_id, "")
+    return (user_id, conversation_id) if isinstance(conversation_id, str) else None
 
 
 _NOBODY: Final = Route(RouteAction.FREE_CHAT)

@@ -73,6 +73,11 @@ class CacheUpstream:
         """When, at the latest, the server's clock showed this, by the monotonic one; None where it is not known."""
         return None if self._server_clock is None else self._server_clock.monotonic_at(wall_time)
 
+    def look_at_clock(self) -> None:
+        """Let the server's clock be measured anew where the primary has changed: `now` does not look."""
+        if self._server_clock is not None:
+            self._server_clock.look()
+
     async def governor(
         self, user_id: int, conversation_id: str, *, committed: bool
     ) -> ActiveScheduleSessionSnapshot | None:

@@ -435,7 +435,7 @@ async def test_a_lost_stream_empties_it_until_another_stands(
         await went_down
         await elsewhere.ignore(session.session_id, user_id=1)
         assert (await router.route(1, CONVERSATION)).session is None
-        await router._went_up.wait()
+        await router._went_up_or_closed.wait()
     await settled(router, elsewhere)
     assert (await router.route(1, CONVERSATION)).session is None
     hits = router.stats().hits
@@ -459,3 +459,60 @@ async def test_closing_the_repository_ends_it(database: "Database", make_session
         await opened.close()
         assert (await router.route(1, CONVERSATION)).session == session
         assert router.stats().entries == 0
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"user_id": [1], "conversation_id": "c"},
+        {"user_id": {"is": 1}, "conversation_id": "c", "revision": "7"},
+        {"user_id": 1, "conversation_id": ["c"], "revision": True},
+        {"user_id": "1"},
+        {},
+    ],
+)
+async def test_a_document_that_is_no_session(
+    repository: SessionRepository,
+    router: CachedRouter,
+    elsewhere: SessionRepository,
+    database: "Database",
+    make_session: SessionMaker,
+    foreign: dict[str, Any],
+) -> None:
+    """Whatever somebody else wrote into the collection: the cache goes on, and so does every watch."""
+    ours = await make_session(conversation_id=CONVERSATION)
+    await router.route(1, CONVERSATION)
+    async with repository.watch() as watch:
+        await database[COLLECTION].insert_one({"_id": "foreign", **foreign})
+        await database[COLLECTION].update_one({"_id": "foreign"}, {"$set": {"revision": "8"}})
+        await settled(router, elsewhere)
+        assert (await router.route(1, CONVERSATION)).session == await repository.get(ours.session_id, user_id=1)
+        await elsewhere.create(5, "after", pending_question="Which day?")
+        async with asyncio.timeout(PATIENCE):
+            while (await anext(watch)).snapshot.trigger_id != "after":
+                pass
+    # What was ours and is spoiled by somebody is evicted.
+    await database[COLLECTION].update_one({"_id": ours.session_id}, {"$set": {"user_id": [9]}})
+
+    async def is_gone() -> bool:
+        return (await router.route(1, CONVERSATION)).session is None
+
+    await until(is_gone)
+
+
+async def test_a_repository_that_is_closed_while_a_cache_is_entered(database: "Database") -> None:
+    """Whoever enters learns it at once, and from what he gets what to do; he does not wait for a primary."""
+    repository = await open_repository(database, create_indexes=True)
+    router = CachedRouter(repository)
+    asked = asyncio.Event()
+
+    async def never() -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    router._upstream.confirm_primary = never  # type: ignore[method-assign]  # no majority answers
+    entering = asyncio.create_task(router.__aenter__())
+    await asked.wait()
+    await repository.close()
+    with pytest.raises(RuntimeError, match="the repository is closed: open another one"):
+        await asyncio.wait_for(entering, PATIENCE)

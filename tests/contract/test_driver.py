@@ -18,6 +18,7 @@ from pymongo.errors import OperationFailure
 
 from sessions import (
     ActiveScheduleSession,
+    CachedRouter,
     InvalidSessionInput,
     RouteAction,
     SessionRepository,
@@ -268,6 +269,27 @@ async def test_the_time_is_learned_anew_when_the_primary_changes(
                     await asyncio.sleep(0.01)
         assert "the last measurement serves on" in caplog.text
         assert timedelta(0) <= clock.error < timedelta(seconds=5)
+
+
+@pytest.mark.needs("change_streams")
+async def test_a_cache_has_the_time_learned_anew(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that only routes through its cache learns another primary's clock when the stream is opened anew."""
+    read = SessionCollection.server_time
+
+    async def an_hour_later(collection: SessionCollection) -> datetime:
+        return await read(collection) + timedelta(hours=1)
+
+    async with open_repository(database, create_indexes=True) as repository, CachedRouter(repository) as router:
+        clock = repository._clock
+        assert isinstance(clock, ServerClock)
+        began = clock.reading()
+        monkeypatch.setattr(SessionCollection, "server_time", an_hour_later)
+        clock._primary = ("another.example", 27017)
+        await router.route(1, "c")
+        router.opened()
+        async with asyncio.timeout(5):
+            while clock.reading() < began + timedelta(minutes=30):  # noqa: ASYNC110 - the clock announces nothing
+                await asyncio.sleep(0.01)
 
 
 async def test_a_naive_clock_is_refused_at_opening(database: Any) -> None:

@@ -411,6 +411,19 @@ async def _is(number: Awaitable[int], wanted: int) -> bool:
 
 
 @follows
+async def test_a_cancelled_opening_leaves_no_cursor(repository: SessionRepository, database: "Database") -> None:
+    """Whenever the cancellation comes, a stream that the server has opened is closed."""
+    for number in range(80):
+        watch = repository.watch()
+        beginning = asyncio.create_task(watch.__aenter__())
+        await asyncio.sleep(number % 40 * 0.0001)
+        beginning.cancel()
+        await asyncio.wait({beginning})
+        await watch.aclose()
+    await until(lambda: _is(_cursors(database), 0))
+
+
+@follows
 async def test_closing_the_repository_ends_its_watches(database: "Database") -> None:
     """Whoever waits finds the end; afterwards nothing can be followed any more."""
     async with open_repository(database, create_indexes=True) as opened:

@@ -127,6 +127,9 @@ class PlayedUpstream:
         """What the driver believes."""
         return self.present
 
+    def look_at_clock(self) -> None:
+        """There is one clock."""
+
     async def governor(self, user_id: int, conversation_id: str, *, committed: bool) -> Snapshot:
         """Answered when the test says so."""
         asked = Asked((user_id, conversation_id), committed, self._loop.create_future())

@@ -7,7 +7,7 @@ import pytest
 from pymongo.errors import AutoReconnect
 
 from sessions import cancelling
-from sessions.cancelling import answered, stopped
+from sessions.cancelling import answered, or_undone_later, stopped
 from sessions.clock import ServerClock
 from sessions.driver import SessionCollection, connect_double
 
@@ -136,3 +136,48 @@ async def test_a_clock_is_closed_whenever_it_is_told_of_a_new_primary(
         await asyncio.sleep(0)
     await asyncio.wait_for(clock.close(), WITHIN)
     assert renewal.cancelled()
+
+
+@pytest.mark.parametrize("within", [0.0, WITHIN])
+async def test_what_a_cancelled_caller_began_is_undone_when_it_comes(within: float) -> None:
+    """He leaves soon though nothing answers, or with the undoing done where it comes in time."""
+    answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    undone: list[str] = []
+
+    async def work() -> str:
+        return await answer
+
+    async def undo(what: str) -> None:
+        undone.append(what)
+
+    caller = asyncio.create_task(or_undone_later(work(), undo=undo, within=within))
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.sleep(0)
+    if within:
+        answer.set_result("opened")
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(caller, WITHIN)
+    if not within:
+        assert undone == []
+        answer.set_result("opened")
+        async with asyncio.timeout(WITHIN):
+            while not undone:  # noqa: ASYNC110 - nobody waits for it any more
+                await asyncio.sleep(0)
+    assert undone == ["opened"]
+
+
+async def test_what_nobody_cancels_is_not_undone() -> None:
+    """Its answer, or its error, is the caller's."""
+
+    async def work(error: Exception | None = None) -> int:
+        if error is not None:
+            raise error
+        return 1
+
+    async def undo(_: int) -> None:
+        pytest.fail("undone")
+
+    assert await or_undone_later(work(), undo=undo, within=WITHIN) == 1
+    with pytest.raises(AutoReconnect):
+        await or_undone_later(work(AutoReconnect("played")), undo=undo, within=WITHIN)

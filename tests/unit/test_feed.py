@@ -349,6 +349,38 @@ def test_only_an_events_own_revision_is_the_latest() -> None:
     assert to_event(dropped).session_id is None
 
 
+@pytest.mark.parametrize("revision", ["3", True, 3.0, None, [3]])
+def test_what_is_no_revision(revision: Any) -> None:
+    """Anybody may write into the collection: only a whole number is compared with others."""
+    foreign = change(3)
+    foreign["updateDescription"]["updatedFields"]["revision"] = revision
+    assert to_event(foreign).revision is None
+
+
+class FailingRecorder(Recorder):
+    """Has a bug."""
+
+    def happened(self, event: Event) -> None:
+        """Fails on the first change."""
+        raise ArithmeticError(event.token)
+
+
+async def test_a_follower_that_fails_takes_nobody_with_it(
+    feed: Feed, source: PlayedSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It alone is ended, with its error; the log names the kind and quotes nothing; the others miss nothing."""
+    await feed.follow(failing := FailingRecorder())
+    await feed.follow(sound := Recorder())
+    for number in (1, 2):
+        source.streams[0].answers.put_nowait(change(number))
+    await until(lambda: sound.told[-1] == "0002")
+    assert sound.told[-2:] == ["0001", "0002"]
+    assert isinstance(failing.told[-1], ArithmeticError)
+    assert len(source.streams) == 1
+    assert "ArithmeticError" in caplog.text
+    assert "0001" not in caplog.text
+
+
 class FullRecorder(Recorder):
     """Has no room for more."""
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -47,7 +48,7 @@ class Browser:
         self._send_to = send_to
         self._numbers = 0
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self.console: list[str] = []
+        self.consoles: defaultdict[str, list[str]] = defaultdict(list)
         self.listening = asyncio.create_task(self._listen())
 
     async def _listen(self) -> None:
@@ -58,9 +59,10 @@ class Browser:
                     answer.set_result(told)
                 elif told.get("method") == "Runtime.exceptionThrown":
                     details = told["params"]["exceptionDetails"]
-                    self.console.append(details.get("exception", {}).get("description", details["text"]))
+                    said = details.get("exception", {}).get("description", details["text"])
+                    self.consoles[told["sessionId"]].append(said)
                 elif told.get("method") == "Log.entryAdded":
-                    self.console.append(told["params"]["entry"]["text"])
+                    self.consoles[told["sessionId"]].append(told["params"]["entry"]["text"])
 
     async def call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
         """One command of the protocol, and its answer."""
@@ -100,6 +102,11 @@ class Window:
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """One command of the protocol."""
         return await self._browser.call(method, self._session, **parameters)
+
+    @property
+    def console(self) -> list[str]:
+        """What went wrong in this window, as its console says it."""
+        return self._browser.consoles[self._session]
 
     async def open(self, url: str) -> None:
         """Go to an address."""

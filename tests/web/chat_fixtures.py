@@ -1,7 +1,7 @@
 """Two server processes of the chat application on one real ``mongod``, and a browser."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
@@ -11,12 +11,24 @@ from chat_process import LEASE, USER, ChatProcess, Visitor
 
 from sessions.driver import connect, disconnect
 
+if TYPE_CHECKING:
+    from sessions.driver import Database
+
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def servers(mongod_uri: str) -> AsyncIterator[tuple[ChatProcess, ChatProcess]]:
-    """Two processes over one database, which is removed at the end."""
-    name = f"chat_{uuid4().hex[:16]}"
-    first, second = (ChatProcess(mongod_uri, name, lease=LEASE) for _ in range(2))
+async def chat_database(mongod_uri: str) -> AsyncIterator["Database"]:
+    """The database of the two processes, which is removed at the end."""
+    client: Any = connect(mongod_uri)
+    database = client[f"chat_{uuid4().hex[:16]}"]
+    yield database
+    await client.drop_database(database.name)
+    await disconnect(client)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def servers(mongod_uri: str, chat_database: "Database") -> AsyncIterator[tuple[ChatProcess, ChatProcess]]:
+    """Two processes over one database."""
+    first, second = (ChatProcess(mongod_uri, chat_database.name, lease=LEASE) for _ in range(2))
     try:
         await first.start()
         await second.start()
@@ -24,9 +36,6 @@ async def servers(mongod_uri: str) -> AsyncIterator[tuple[ChatProcess, ChatProce
     finally:
         await first.kill()
         await second.kill()
-        client: Any = connect(mongod_uri)
-        await client.drop_database(name)
-        await disconnect(client)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -56,9 +56,9 @@ class ChatProcess:
         """End it at once, as a crash would."""
         await self._end(signal.SIGKILL)
 
-    async def stop(self) -> int:
+    async def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to stop; its exit status."""
-        return await self._end(signal.SIGTERM)
+        return await self._end(how)
 
     async def _end(self, how: signal.Signals) -> int:
         if self._process is None:

@@ -1,11 +1,15 @@
 """The assistant page as its user meets it: two windows on two server processes, by a real browser."""
 
+import asyncio
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from browser import Browser, Window
 from chat_process import USER, ChatProcess, Visitor
+
+if TYPE_CHECKING:
+    from sessions.driver import Database
 
 _CONTRAST: Final = """
 (() => {
@@ -106,7 +110,7 @@ async def test_from_question_to_applied_in_two_windows(
     await right.picture(pictures / "4-applied-right.png")
     told = await visitor.history(conversation)
     assert (told["status"], told["action"]) == ("applied", "free_chat")
-    assert browser.console == []
+    assert left.console + right.console == []
 
 
 async def test_by_keyboard_alone(
@@ -177,6 +181,34 @@ async def test_what_is_not_there(
     await nobody.until_says("Choose a user first")
 
 
+@pytest.mark.parametrize(
+    "path", ["assistant/%ff", "assistant/%E0%A4", "assistant/a%2Fb", "assistant/a/b", "assistant/", "nothing"]
+)
+async def test_an_address_that_leads_nowhere(
+    browser: Browser, servers: tuple[ChatProcess, ChatProcess], path: str
+) -> None:
+    """Whatever was mistyped: a 404, and a page that says so and leads on."""
+    window = await browser.window(user=USER, origin=servers[0].origin)
+    await window.open(f"{servers[0].origin}/{path}")
+    await window.until_says("does not exist")
+    await window.until_says("Go to your conversations")
+    assert await window.run("performance.getEntriesByType('navigation')[0].responseStatus") == 404
+    await check(window)
+
+
+async def test_a_conversation_with_a_slash_in_its_id(
+    browser: Browser, servers: tuple[ChatProcess, ChatProcess], chat_database: "Database"
+) -> None:
+    """Its page, its messages and its changes are found, however the address is written."""
+    await chat_database["conversations"].insert_one({"_id": "a/b c", "user_id": USER, "title": "Slashed", "at": 1})
+    for path in ("a%2Fb%20c", "a/b c"):
+        window = await opened(browser, servers[0], path)
+        await window.until_says("Slashed")
+        await window.until("document.getElementById('connection').textContent === 'Live'")
+        await window.say(f"hello from {path}")
+        await window.until_says("It is sunny")
+
+
 async def test_reload_and_back(browser: Browser, servers: tuple[ChatProcess, ChatProcess], visitor: Visitor) -> None:
     """A reload, and a way there and back, show what stood before and stay live."""
     conversation = await visitor.trigger()
@@ -241,3 +273,106 @@ async def test_a_lost_connection(
     await window.run("document.getElementById('text').focus()")
     await window.press("Enter")
     await window.until_says("A proposal is ready.")
+
+
+async def test_a_message_that_is_refused_for_good(
+    browser: Browser, servers: tuple[ChatProcess, ChatProcess], visitor: Visitor
+) -> None:
+    """It goes back to its sender with a note, and what he writes next is sent."""
+    conversation = await visitor.trigger()
+    window = await opened(browser, servers[0], conversation)
+    await window.until_says("Which day suits you instead?")
+    # No keyboard types the first of these; an input takes it all the same.
+    for text in ("nul \\u0000 here", "x" * 4001):
+        await window.run(
+            f"document.getElementById('text').value = '{text}'; document.getElementById('composer').requestSubmit()"
+        )
+        await window.until_says("The message was refused and not sent.")
+        await window.run("document.getElementById('text').value = ''")
+    await window.say("Tuesday")
+    await window.until_says("Tuesday it is. At what time?")
+    assert "refused" not in await window.text()
+    await window.run(
+        "document.getElementById('text').value = '10:00 \\ud800'; document.getElementById('composer').requestSubmit()"
+    )
+    await window.until_says("A proposal is ready.")
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+async def test_a_word_without_an_end(
+    browser: Browser,
+    servers: tuple[ChatProcess, ChatProcess],
+    visitor: Visitor,
+    chat_database: "Database",
+    pictures: Path,
+    width: int,
+) -> None:
+    """It is broken where the line ends, in the title, in messages, on a card and in a notice."""
+    long = "Donaudampfschifffahrt" * 12
+    conversation = await visitor.trigger()
+    await chat_database["conversations"].update_one({"_id": conversation}, {"$set": {"title": long}})
+    window = await opened(browser, servers[0], conversation)
+    await window.call(
+        "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
+    )
+    await window.until_says("Which day suits you instead?")
+    await window.say("Tuesday")
+    await window.until_says("At what time?")
+    await window.say(long)
+    await window.until("!document.getElementById('preview').hidden")
+    await window.run(f"problem('{long}')")
+    await window.picture(pictures / f"10-long-{width}.png")
+    sticking_out = """
+    [...document.querySelectorAll('body *')].filter((each) => each.getClientRects().length
+      && (each.getBoundingClientRect().right > innerWidth || each.scrollWidth > each.clientWidth + 1 && each.clientWidth
+        && each.tagName !== 'INPUT')).map((each) => each.id || each.tagName)
+    """
+    assert await window.run(sticking_out) == []
+    assert await window.run("document.documentElement.scrollWidth <= innerWidth")
+
+
+async def test_an_answer_that_comes_too_late(
+    browser: Browser, servers: tuple[ChatProcess, ChatProcess], visitor: Visitor, pictures: Path
+) -> None:
+    """While offline the page does not say "Live"; what was answered elsewhere meanwhile is said to be answered."""
+    conversation = await visitor.trigger()
+    await visitor.say(conversation, "Monday")
+    window = await opened(browser, servers[1], conversation)
+    await window.until("document.getElementById('connection').textContent === 'Live'")
+    network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    await window.call("Network.emulateNetworkConditions", offline=True, **network)
+    await window.until_says("Connection lost. Trying again…")
+    await window.say("9:30")
+    await window.until_says("not sent yet, trying again…")
+    await visitor.say(conversation, "9:00")
+    await window.call("Network.emulateNetworkConditions", offline=False, **network)
+    await window.until_says("This was already answered. Look at how things stand now; your text is below.")
+    await window.until_says("A proposal is ready.")
+    assert await window.run("document.getElementById('text').value") == "9:30"
+    await window.until("document.getElementById('connection').textContent === 'Live'")
+    await window.picture(pictures / "11-too-late.png")
+
+
+async def test_a_message_that_is_held(
+    browser: Browser, servers: tuple[ChatProcess, ChatProcess], visitor: Visitor, pictures: Path
+) -> None:
+    """It says that it waits for as long as it does, also where the server has stored it already."""
+    conversation = await visitor.trigger()
+    window = await opened(browser, servers[1], conversation)
+    await window.until_says("Which day suits you instead?")
+    running = asyncio.create_task(visitor.say(conversation, "slowly Monday"))
+    await window.until_says("The assistant is working on it…")
+    await window.say("please hurry")
+    held = "[...document.querySelectorAll('#log li')].find((each) => each.dataset.id.includes('/user/')"
+    held += " && each.innerText.includes('please hurry'))?.innerText.includes('waits until the assistant is ready')"
+    await window.run("load()")
+    await window.until(held)
+    await window.run("load()")
+    assert await window.run(held)
+    await window.picture(pictures / "12-held.png")
+    session_id = (await visitor.history(conversation))["session"]["session_id"]
+    await visitor.client.post(f"/api/sessions/{session_id}/dismiss")
+    await window.until_says("The question has gone meanwhile. Look at how things stand now; your text is below.")
+    await window.until("!document.body.innerText.includes('waits until')")
+    running.cancel()
+    await asyncio.wait({running})

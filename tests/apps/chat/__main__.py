@@ -7,13 +7,16 @@ import signal
 import sys
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
 from chat_server import chat_app
 
 from sessions.driver import connect, disconnect
 from sessions.mongod import find_mongod, running_mongod
+
+_GRACE_SECONDS: Final = 3
+"""For what still runs when the server is to stop; then it is cancelled, and gives its claim back."""
 
 
 async def serve(options: argparse.Namespace) -> None:
@@ -31,10 +34,28 @@ async def serve(options: argparse.Namespace) -> None:
             lease=timedelta(seconds=options.lease),
             heartbeat=timedelta(seconds=options.heartbeat),
         )
-        config = uvicorn.Config(app, host="127.0.0.1", port=options.port, log_level="warning", lifespan="on")
+        config = uvicorn.Config(
+            app,
+            host="127.0.0.1",
+            port=options.port,
+            log_level="warning",
+            lifespan="on",
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+        server = uvicorn.Server(config)
+        stack.push_async_callback(_finished, server)
         if not options.quiet:
             print(f"Lesson chat: http://127.0.0.1:{options.port}/ (stop it with Ctrl-C)", flush=True)
-        await uvicorn.Server(config).serve()
+        # uvicorn raises the signal again when it has served: then there is still a mongod to stop.
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        await server.serve()
+
+
+async def _finished(server: uvicorn.Server) -> None:
+    # What was cancelled needs the client for a moment more.
+    if server.server_state.tasks:
+        await asyncio.wait(server.server_state.tasks, timeout=_GRACE_SECONDS)
 
 
 def main() -> None:
@@ -46,7 +67,6 @@ def main() -> None:
     parser.add_argument("--heartbeat", type=float, default=15.0, help="seconds the event stream may be silent")
     parser.add_argument("--quiet", action="store_true", help="print nothing")
     options = parser.parse_args()
-    # uvicorn raises the signal again when it has served: then there is still a mongod to stop.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         asyncio.run(serve(options))

@@ -1,5 +1,6 @@
 """The chat application's web server: a page, its history, messages and buttons, and the sessions' own event stream."""
 
+import asyncio
 import base64
 import hashlib
 import logging
@@ -7,17 +8,24 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import uuid4
 
+import pymongo
 from fastapi import APIRouter, Cookie, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from lesson_assistant import Assistant
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StringConstraints
 from pymongo.errors import PyMongoError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as ASGIMessage
 
-from sessions import CachedRouter, Held, SessionBridge, StaleReply, Superseded, Upkeep, action_url, open_repository
+from sessions import CachedRouter, Held, SessionBridge, SessionError, Superseded, Upkeep, action_url, open_repository
 from sessions.fastapi import (
     Bridge,
     Repository,
@@ -36,8 +44,11 @@ logger = logging.getLogger("chat")
 HERE: Final = Path(__file__).parent
 _ASSISTANT: Final = (HERE / "assistant.html").read_text(encoding="utf-8")
 _HOME: Final = (HERE / "home.html").read_text(encoding="utf-8")
+_NOTHING: Final = (HERE / "nothing.html").read_text(encoding="utf-8")
+_CHECKED_WITHIN: Final = 1.5
+"""Seconds that a page waits to know whose conversation it is; then it is sent all the same, and says what is wrong."""
 MessageId = Annotated[str, Field(pattern=r"^[\w-]{1,48}$")]
-Words = Annotated[str, Field(min_length=1, max_length=4000)]
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000, pattern=r"^[^\x00]*$")]
 
 
 def _headers_of(page: str) -> dict[str, str]:
@@ -105,6 +116,7 @@ async def own_conversation(conversation_id: str, user_id: User, assistant: Store
 
 
 Own = Annotated[str, Depends(own_conversation)]
+# A conversation's id may contain slashes, hence `:path`.
 routes = APIRouter()
 
 
@@ -125,7 +137,7 @@ async def choose_user(user: Annotated[int, Query(ge=1, le=10**17)]) -> RedirectR
     return answer
 
 
-@routes.get("/assistant/{conversation_id}")
+@routes.get("/assistant/{conversation_id:path}")
 async def assistant_page(
     conversation_id: str, assistant: Store, user: Annotated[str | None, Cookie()] = None
 ) -> HTMLResponse:
@@ -133,7 +145,8 @@ async def assistant_page(
     # The page says itself what is wrong, also where the history cannot be read; the status is for everybody else.
     status = 200
     try:
-        await own_conversation(conversation_id, current_user(user), assistant)
+        with pymongo.timeout(_CHECKED_WITHIN):
+            await own_conversation(conversation_id, current_user(user), assistant)
     except HTTPException as refused:
         status = refused.status_code
     except PyMongoError:
@@ -167,7 +180,7 @@ async def trigger(user_id: User, assistant: Store, bridge: Bridge) -> dict[str, 
     return {"url": action_url(started.session)}
 
 
-@routes.get("/api/conversations/{conversation_id}")
+@routes.get("/api/conversations/{conversation_id:path}")
 async def history(
     conversation_id: Own, user_id: User, assistant: Store, repository: Repository, router: Router
 ) -> dict[str, Any]:
@@ -189,12 +202,12 @@ async def history(
 # --- what a user does ---------------------------------------------------------------------------------------
 
 
-@routes.post("/api/conversations/{conversation_id}/messages")
+@routes.post("/api/conversations/{conversation_id:path}/messages")
 async def message(
     conversation_id: Own, sent: Message, user_id: User, assistant: Store, bridge: Bridge, response: Response
 ) -> dict[str, str]:
     """A chat message: is it the awaited answer?"""
-    # Shown from the start, in every window; a message whose question has gone goes back to its sender.
+    # Shown from the start, in every window; a message that is refused goes back to its sender.
     await assistant.say(user_id, conversation_id, sent.message_id, role="user", text=sent.text)
     try:
         outcome = await bridge.handle(
@@ -205,8 +218,9 @@ async def message(
             question_id=sent.question_id,
             redelivered=True,
         )
-    except StaleReply:
-        await assistant.unsay(user_id, conversation_id, sent.message_id)
+    except SessionError as error:
+        if error.http_status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            await assistant.unsay(user_id, conversation_id, sent.message_id)
         raise
     if isinstance(outcome, Held):
         response.status_code = 202  # not consumed: the page delivers it again
@@ -215,7 +229,7 @@ async def message(
     return {"outcome": type(outcome).__name__}
 
 
-@routes.post("/api/conversations/{conversation_id}/sessions/{session_id}/refine")
+@routes.post("/api/conversations/{conversation_id:path}/sessions/{session_id}/refine")
 async def refine(
     conversation_id: Own,
     session_id: str,
@@ -281,14 +295,63 @@ def chat_app(
 
     app = FastAPI(title="Lesson chat", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.assistant = assistant
+    app.add_middleware(_GoneOnElsewhere)
     add_session_handlers(app)
     app.add_exception_handler(PyMongoError, _no_store)
+    app.add_exception_handler(404, _nothing)
+    app.add_exception_handler(RequestValidationError, _no_such_input)
     app.include_router(session_events(current_user, path="/api/events", heartbeat=heartbeat))
     app.include_router(routes)
     return app
 
 
+def _problem(status: HTTPStatus, **more: Any) -> JSONResponse:
+    problem = {"type": "about:blank", "title": status.phrase, "status": status.value, **more}
+    headers = {"Retry-After": "1"} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    return JSONResponse(problem, status, headers, media_type="application/problem+json")
+
+
+def _later() -> JSONResponse:
+    return _problem(HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+async def _no_such_input(_request: Request, error: Exception) -> JSONResponse:
+    # Where and of which kind, but not what was sent: half a character could not even be sent back.
+    refused = error.errors() if isinstance(error, RequestValidationError) else []
+    told = [{"where": [str(part) for part in each["loc"]], "kind": each["type"]} for each in refused]
+    return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, refused=told)
+
+
 async def _no_store(_request: Request, error: Exception) -> JSONResponse:
     logger.error("the application's own collections do not answer: %s", type(error).__name__)
-    problem = {"type": "about:blank", "title": "Service Unavailable", "status": 503}
-    return JSONResponse(problem, 503, {"Retry-After": "1"}, media_type="application/problem+json")
+    return _later()
+
+
+async def _nothing(request: Request, error: Exception) -> Response:
+    if "text/html" in request.headers.get("accept", ""):
+        return HTMLResponse(_NOTHING, 404, _headers_of(_NOTHING))
+    if not isinstance(error, StarletteHTTPException):
+        raise error
+    return await http_exception_handler(request, error)
+
+
+class _GoneOnElsewhere:
+    """A request that is cancelled because the server stops is answered: come again, to whoever serves then."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def sent(message: ASGIMessage) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        except asyncio.CancelledError:
+            if scope["type"] != "http" or has_begun:
+                raise
+            await _later()(scope, receive, send)

@@ -5,7 +5,10 @@ Messages, drafts, previews and the schedule are the application's own collection
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
+
+import pymongo
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
@@ -31,6 +34,31 @@ if TYPE_CHECKING:
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
 _LONG: Final = 30.0
 """Seconds that the graph thinks about an answer that says "slowly", in its first attempt."""
+_ANSWERED_WITHIN: Final = 3.0
+"""Seconds; by themselves the drivers wait half a minute for a server that is down, and for a frozen one for ever."""
+
+
+class _Store:
+    """A collection, each call of which ends soon, whether the server answers or not."""
+
+    def __init__(self, collection: Any) -> None:
+        self._collection = collection
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        call = getattr(self._collection, name)
+
+        async def bounded(*arguments: Any, **options: Any) -> Any:
+            with pymongo.timeout(_ANSWERED_WITHIN):
+                return await call(*arguments, **options)
+
+        return bounded
+
+    async def latest(self, wanted: dict[str, Any], *, most: int) -> list[dict[str, Any]]:
+        """The latest of what is wanted, newest first."""
+        with pymongo.timeout(_ANSWERED_WITHIN):
+            cursor = self._collection.find(wanted).sort([("at", -1), ("_id", -1)]).limit(most)
+            found: list[dict[str, Any]] = await cursor.to_list(most)
+            return found
 
 
 class Assistant:
@@ -38,11 +66,11 @@ class Assistant:
 
     def __init__(self, database: "Database") -> None:
         stores: Any = database
-        self.conversations = stores["conversations"]
-        self.messages = stores["messages"]
-        self.drafts = stores["drafts"]
-        self.previews = stores["previews"]
-        self.schedule = stores["schedule"]
+        self.conversations = _Store(stores["conversations"])
+        self.messages = _Store(stores["messages"])
+        self.drafts = _Store(stores["drafts"])
+        self.previews = _Store(stores["previews"])
+        self.schedule = _Store(stores["schedule"])
 
     async def prepare(self) -> None:
         """Make what a conversation's history needs to be read quickly."""
@@ -67,7 +95,7 @@ class Assistant:
 
     async def conversations_of(self, user_id: int) -> list[dict[str, Any]]:
         """The latest fifty of a user."""
-        return [found async for found in self.conversations.find({"user_id": user_id}).sort("at", -1).limit(50)]
+        return await self.conversations.latest({"user_id": user_id}, most=50)
 
     async def say(self, user_id: int, conversation_id: str, message_id: str, *, role: str, text: str) -> None:
         """Store a message, once however often it is delivered."""
@@ -82,9 +110,8 @@ class Assistant:
     async def said(self, user_id: int, conversation_id: str) -> list[dict[str, str]]:
         """The last two hundred messages of a conversation, oldest first."""
         wanted = {"user_id": user_id, "conversation_id": conversation_id}
-        latest = self.messages.find(wanted).sort([("at", -1), ("_id", -1)]).limit(200)
-        found = [{"id": each["_id"], "role": each["role"], "text": each["text"]} async for each in latest]
-        return found[::-1]
+        latest = await self.messages.latest(wanted, most=200)
+        return [{"id": each["_id"], "role": each["role"], "text": each["text"]} for each in reversed(latest)]
 
     async def preview_of(self, session: ActiveScheduleSessionSnapshot) -> dict[str, Any] | None:
         """What the session's preview shows."""

@@ -1,0 +1,74 @@
+"""The chat application while its database is down, or is there and does not answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from browser import Browser
+from chat_process import USER, ChatProcess, Visitor
+
+from sessions.mongod import Member, find_mongod, running_replica_set
+
+SOON = 8.0
+"""Seconds on a busy machine; by itself the driver waits thirty."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def member() -> AsyncIterator[tuple[Member, ChatProcess]]:
+    """A server process, and the database process that it alone uses."""
+    if (binary := find_mongod()) is None:
+        pytest.skip("no mongod on PATH, and the `server` extra has none for this platform")
+    async with running_replica_set(binary, members=1) as alone:
+        server = ChatProcess(alone.uri, "chat", lease=60)
+        try:
+            await server.start()
+            yield alone.members[0], server
+        finally:
+            await server.kill()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def frozen(member: tuple[Member, ChatProcess]) -> AsyncIterator[tuple[Member, ChatProcess, str]]:
+    """The same, and a conversation; the database goes on when the test has ended."""
+    database, server = member
+    visitor = Visitor(server, user=USER)
+    conversation = await visitor.trigger()
+    await visitor.client.aclose()
+    try:
+        yield database, server, conversation
+    finally:
+        database.thaw()
+
+
+async def test_pages_and_calls_while_the_database_is_frozen(frozen: tuple[Member, ChatProcess, str]) -> None:
+    """The page comes soon, and says by its status that it may be incomplete; the calls are refused as soon."""
+    database, server, conversation = frozen
+    visitor = Visitor(server, user=USER)
+    database.freeze()
+    paths = [f"/assistant/{conversation}", f"/api/conversations/{conversation}", "/api/conversations"]
+    async with asyncio.timeout(SOON):
+        answers = await asyncio.gather(*(visitor.client.get(path) for path in paths))
+    await visitor.client.aclose()
+    assert [answer.status_code for answer in answers] == [503, 503, 503]
+    assert answers[0].headers["content-type"].startswith("text/html")
+    assert answers[1].headers["content-type"] == "application/problem+json"
+
+
+async def test_the_page_while_the_database_is_frozen(browser: Browser, frozen: tuple[Member, ChatProcess, str]) -> None:
+    """A page that is open says that it shows what was; one that is opened says that it cannot; both come back."""
+    database, server, conversation = frozen
+    address = f"{server.origin}/assistant/{conversation}"
+    window, later = [await browser.window(user=USER, origin=server.origin) for _ in range(2)]
+    await window.open(address)
+    await window.until("document.getElementById('connection').textContent === 'Live'")
+    database.freeze()
+    await later.open(address)
+    await later.until_says("The server cannot read it at the moment.", within=SOON)
+    assert await later.focused() == "retry"
+    await window.until_says("Cannot be read at the moment. Trying again…", within=SOON + 5)  # it looks every 5 s
+    assert "Which day suits you instead?" in await window.text()
+    database.thaw()
+    await window.until("document.getElementById('connection').textContent === 'Live'")
+    await later.press("Enter")
+    await later.until_says("Which day suits you instead?")
