@@ -183,7 +183,7 @@ async def test_a_run_that_is_stopped_ends_at_once(database: Any, mongod_uri: str
                     break
                 await asyncio.sleep(0.05)
         process.send_signal(signalled)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             printed, _ = await process.communicate()
         assert await database[LOCKS].find_one() is None
     assert process.returncode == 130, printed
