@@ -111,7 +111,7 @@ async def test_a_store_that_fails_meanwhile_is_told_as_everywhere(
     database: Any, near_clock: MovedClock, monkeypatch: pytest.MonkeyPatch, kind: str, failing: str
 ) -> None:
     """An error of the tool, with its next step: no other one reaches the caller, nor the command line."""
-    monkeypatch.setattr(resolving, "_SECONDS", 1.0)
+    monkeypatch.setattr(resolving, "_SECONDS", 3.0)
     repository = await without_uniqueness(database, near_clock, keeps_index=False)
     await rivals(repository, near_clock, "c", 2)
     failure, expected = FAILURES[kind]

@@ -14,7 +14,7 @@ import httpx
 APP: Final = Path(__file__).parents[1] / "apps" / "chat"
 LEASE: Final = 2.0
 USER: Final = 7
-_UP_WITHIN: Final = 20.0
+_UP_WITHIN: Final = 60.0
 
 
 class ChatProcess:
