@@ -16,7 +16,7 @@ from sessions.document import COLLECTION
 
 pytestmark = pytest.mark.needs("server")
 
-SHORT: Final = timedelta(milliseconds=200)
+SHORT: Final = timedelta(seconds=1)
 TRIGGER: Final = f"idx_{COLLECTION}_trigger_id"
 
 

@@ -24,6 +24,8 @@ ROUNDS_EACH: Final = 40
 PAUSE_SECONDS: Final = 0.005
 SLOW_SECONDS: Final = 0.05
 SLOW_SHARE: Final = 0.2
+PATIENCE_SECONDS: Final = 30.0
+"""Five databases at work on one server, on a machine that may be busy with more."""
 KEYS: Final = {"user_id": 1, "conversation_id": 1}
 STATUSES: Final = {"$in": ["waiting_user_reply", "rerunning"]}
 FILTER: Final = {"status": STATUSES, "conversation_id": {"$type": "string"}}
@@ -94,7 +96,7 @@ async def _both(database: Any, ended: asyncio.Event) -> tuple[Applied, Applied]:
 
 
 async def _lane(database: Any) -> Rivals:
-    async with open_repository(database) as repository:
+    async with open_repository(database, timeout=PATIENCE_SECONDS) as repository:
         rivals = Rivals(repository)
         for number in range(ROUNDS_EACH):
             drift = {**GOVERNS, **DRIFTS[number % len(DRIFTS)], "name": ROUTING_INDEX}
@@ -132,6 +134,7 @@ def slow_drops(monkeypatch: pytest.MonkeyPatch) -> None:
         return await send(server, command, **options)
 
     monkeypatch.setattr(Server, "command", late)
+    monkeypatch.setattr("indexes.server.QUICK_SECONDS", PATIENCE_SECONDS)
 
 
 @pytest.mark.usefixtures("slow_drops")

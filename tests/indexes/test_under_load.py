@@ -472,4 +472,4 @@ async def test_a_drift_is_mended_under_load(database: Any, with_turns: Callable[
     assert max(keys for hinted, keys in seen if hinted) <= drift.most_keys
     assert max((keys for hinted, keys in seen if not hinted), default=0) <= LIVE_PER_USER
     assert max(load.explained) <= drift.most_keys
-    assert min(load.compared, load.counted, load.explained.total()) > 5
+    assert min(load.compared, load.counted, load.explained.total()) > 1

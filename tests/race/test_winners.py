@@ -94,7 +94,7 @@ async def _running(uri: str, database: str, *, number: int) -> AsyncIterator[Wor
 @pytest_asyncio.fixture(loop_scope="session")
 async def contended(shared: "Database") -> AsyncIterator[SessionRepository]:
     """A repository by the server's clock."""
-    async with open_repository(shared) as opened:
+    async with open_repository(shared, timeout=30.0) as opened:
         yield opened
 
 
@@ -184,7 +184,7 @@ async def test_an_expired_session_stands_in_nobodys_way(shared: "Database", mong
     """With an expired session that nobody swept in the way still exactly one governs; the old one ends `expired`."""
     clock = MovedClock(START)
     async with (
-        open_repository(shared, clock=clock) as repository,
+        open_repository(shared, timeout=30.0, clock=clock) as repository,
         _running(mongod_uri, shared.name, number=2) as workers,
     ):
         for number in range(ROUNDS):

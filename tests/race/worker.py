@@ -39,9 +39,9 @@ async def _serve(uri: str, database: str, driver: str) -> None:
         assert told[0] is not None
         return told[0]
 
-    by_server = await open_repository(client[database])
+    by_server = await open_repository(client[database], timeout=30.0)
     told[0] = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
-    by_test = await open_repository(client[database], clock=clock)
+    by_test = await open_repository(client[database], timeout=30.0, clock=clock)
     try:
         while line := await asyncio.to_thread(sys.stdin.readline):
             order = json.loads(line)
