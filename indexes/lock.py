@@ -16,6 +16,7 @@ from pymongo.errors import OperationFailure
 
 from indexes.errors import IndexToolError, LockHeld, MissingRight, Unreachable
 from indexes.server import Server
+from sessions.cancelling import until_set
 
 logger = logging.getLogger("indexes")
 
@@ -109,9 +110,7 @@ class Lock:
         """
         every = self._lease.total_seconds() / 3
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(every):
-                    await stopped.wait()
+            await until_set(stopped, within=every)
             if stopped.is_set():
                 return
             try:

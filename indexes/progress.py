@@ -1,7 +1,6 @@
 """How far a build is, from the server's ``currentOp``; a user without the right to ask sees the time only."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pymongo.errors import OperationFailure
 from indexes.errors import MissingRight, Unreachable
 from indexes.planning import Step
 from indexes.server import Server
+from sessions.cancelling import until_set
 
 logger = logging.getLogger("indexes")
 
@@ -88,6 +88,4 @@ async def follow(server: Server, step: Step, tell: Tell, stopped: asyncio.Event)
                 total=counted.get("total"),
             )
         )
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_EVERY_SECONDS):
-                await stopped.wait()
+        await until_set(stopped, within=_EVERY_SECONDS)

@@ -6,6 +6,7 @@ end of what he has cancelled once may wait for ever.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
@@ -14,8 +15,7 @@ logger = logging.getLogger("sessions")
 Answer = TypeVar("Answer")
 
 _CANCELLED_AGAIN_SECONDS: Final = 0.5
-# The loop holds its tasks weakly.
-_UNDOING: Final[set["asyncio.Task[None]"]] = set()
+_left_behind: set["asyncio.Task[Any]"] = set()
 
 
 async def answered(call: Awaitable[Answer]) -> Answer:
@@ -88,8 +88,7 @@ async def to_the_end_or_undone(
         # doing it again tells.
         task = asyncio.create_task(work())
         await _ended(task)
-    if not task.cancelled() and task.exception() is None:
-        await _ended(asyncio.create_task(_undone(undo, task.result())))
+    await _ended(asyncio.create_task(_undone(task, undo)))
     raise cancelled
 
 
@@ -113,23 +112,11 @@ async def or_undone_later(
     try:
         await asyncio.wait({task})
     except asyncio.CancelledError:
-        undoing = asyncio.create_task(_undone_when_it_comes(task, undo))
-        _UNDOING.add(undoing)
-        undoing.add_done_callback(_UNDOING.discard)
-        await to_the_end(_wait_for(undoing, within))
+        undoing = asyncio.create_task(_undone(task, undo))
+        leave_behind(undoing)
+        await to_the_end(asyncio.wait({undoing}, timeout=within))
         raise
     return task.result()
-
-
-async def _undone_when_it_comes(task: "asyncio.Task[Answer]", undo: Callable[[Answer], Awaitable[object]]) -> None:
-    await asyncio.wait({task})
-    forget(task)
-    if not task.cancelled() and task.exception() is None:
-        await _undone(undo, task.result())
-
-
-async def _wait_for(task: "asyncio.Task[None]", within: float) -> None:
-    await asyncio.wait({task}, timeout=within)
 
 
 async def _ended(task: "asyncio.Task[Any]") -> asyncio.CancelledError | None:
@@ -144,9 +131,13 @@ async def _ended(task: "asyncio.Task[Any]") -> asyncio.CancelledError | None:
     return cancelled
 
 
-async def _undone(undo: Callable[[Answer], Awaitable[object]], answer: Answer) -> None:
+async def _undone(task: "asyncio.Task[Answer]", undo: Callable[[Answer], Awaitable[object]]) -> None:
+    """Undo what a task has done, as soon as it has ended; nothing where it did not come to its end."""
+    await asyncio.wait({task})
+    if task.cancelled() or task.exception() is not None:
+        return
     try:
-        await undo(answer)
+        await undo(task.result())
     except Exception:
         logger.exception("what a cancelled call had done could not be undone")
 
@@ -164,6 +155,22 @@ async def _stop(tasks: set["asyncio.Task[Any]"]) -> None:
         _, left = await asyncio.wait(left, timeout=_CANCELLED_AGAIN_SECONDS)
     for task in tasks:
         forget(task)
+
+
+async def until_set(event: asyncio.Event, *, within: float) -> None:
+    """Wait for an event, so many seconds at most.
+
+    Not by `asyncio.wait_for`: that of Python 3.11 swallows a cancellation that comes together with the event.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            await event.wait()
+
+
+def leave_behind(task: "asyncio.Task[Any]") -> None:
+    """Keep a task that nobody waits for any more from being collected in mid-run: the loop holds it weakly."""
+    _left_behind.add(task)
+    task.add_done_callback(_left_behind.discard)
 
 
 def forget(task: "asyncio.Task[Any]") -> None:

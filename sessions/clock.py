@@ -1,14 +1,13 @@
 """The server's clock, carried by this process's monotonic one; a worker's wall clock never enters a document."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Final, Protocol
 
-from sessions.cancelling import stopped
+from sessions.cancelling import stopped, until_set
 from sessions.driver import SessionCollection
 from sessions.errors import StoreUnavailable
 from sessions.inputs import moment, to_millisecond
@@ -93,9 +92,7 @@ class ServerClock:
     async def _renew(self) -> None:
         wait = RENEW_EVERY.total_seconds()
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._stale.wait()
+            await until_set(self._stale, within=wait)
             self._stale.clear()
             try:
                 await self._measure()

@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakSet
 
-from sessions.cancelling import stopped, to_the_end
+from sessions.cancelling import stopped, to_the_end, until_set
 from sessions.errors import SessionRef, StoreUnavailable, WatchInterrupted, WriteOutcome
 from sessions.models import ActiveScheduleSessionSnapshot, to_snapshot
 
@@ -316,9 +316,7 @@ class Feed:
         while not self.is_shared and any(follower.is_full for follower in self._followers):
             self._room.clear()
             # Not for ever: a follower that was forgotten takes nothing more, and then there is none.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LONGEST_WAIT):
-                    await self._room.wait()
+            await until_set(self._room, within=LONGEST_WAIT)
 
     async def _answered(self, reading: "asyncio.Task[dict[str, Any] | None]", primary: object) -> None:
         """Wait for a read; give it up where the primary changes meanwhile, or where the answer is overdue."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Generic, TypeVar
 
-from sessions.cancelling import forget, stopped, to_the_end
+from sessions.cancelling import forget, leave_behind, stopped, to_the_end
 from sessions.errors import (
     LeaseLost,
     SessionError,
@@ -78,15 +78,6 @@ def log_failure(who: str, reason: str, error: BaseException) -> None:
     logger.error("%s: %s\n%s", who, reason, frames)
 
 
-_left_behind: set[asyncio.Task[Any]] = set()
-
-
-def _leave_behind(task: asyncio.Task[Any]) -> None:
-    """Keep a task that nobody waits for any more from being collected in mid-run."""
-    _left_behind.add(task)
-    task.add_done_callback(_left_behind.discard)
-
-
 async def _call(work: Callable[[], Awaitable[Result]]) -> Result:
     return await work()
 
@@ -141,7 +132,7 @@ async def _stop(task: asyncio.Task[Any], claim: Claim, renewal: asyncio.Task[Ses
         task.cancel()
         await asyncio.wait({task}, timeout=patience / 4)
     if not task.done():
-        _leave_behind(task)
+        leave_behind(task)
         logger.warning(
             "session %s: its work ignores its cancellation and runs on; what it comes to is thrown away",
             claim.session.session_id,
@@ -205,7 +196,7 @@ async def _renew_once(claim: Claim, renew: Renew, *, until: float, part: float) 
     finally:
         if not call.done():
             call.cancel()
-            _leave_behind(call)
+            leave_behind(call)
     if not call.done():
         return _not_renewed(claim)
     try:
