@@ -144,14 +144,9 @@ def undeclared_in(declared: Declared, present: Present) -> list[str]:
     ]
 
 
-def _twins(target: Definition) -> set[tuple[object, ...]]:
-    """What does the work of ``target``: its own definition and the reversed one."""
-    return {signature(target), signature(bridge_of(target) or target)}
-
-
 def is_enforced(target: Definition, present: Present) -> bool:
     """Whether the uniqueness that ``target`` asks for is held by a finished index, hidden or not, or its reverse."""
-    twins = _twins(target)
+    twins = {signature(target), signature(bridge_of(target) or target)}
     return any(not is_building(held) and signature(held) in twins for held in present.values())
 
 
@@ -247,15 +242,15 @@ class _OfOneCollection:
     def _relying_on(self, name: str) -> list[Definition]:
         """The declared indexes whose work this one alone does: serve their queries, or keep them unique."""
         held, rest = self._present[name], self._without(name)
-        return [
-            target
-            for target in self._declared.indexes.values()
-            if is_enforced(target, {name: held})
-            and (
-                (is_served(target, {name: held}) and not target.get("hidden") and not is_served(target, rest))
-                or (target.get("unique") and not is_enforced(target, rest))
+
+        def is_left_alone(target: Definition) -> bool:
+            serves = not held.get("hidden") and not target.get("hidden")
+            return (serves and not is_served(target, rest)) or (
+                bool(target.get("unique")) and not is_enforced(target, rest)
             )
-        ]
+
+        does_its_work = [one for one in self._declared.indexes.values() if is_enforced(one, {name: held})]
+        return [target for target in does_its_work if is_left_alone(target)]
 
     def _holder_of(self, definition: Definition, *, but: str) -> str | None:
         wanted = signature(definition)
