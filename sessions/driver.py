@@ -398,11 +398,8 @@ class SessionCollection:
             stream = await opening if isinstance(opening, Awaitable) else opening
             return ChangeStream(await stream.__aenter__())
 
-        def close(stream: ChangeStream) -> Awaitable[None]:
-            return stream.close(within=_CLOSE_WITHIN)
-
         with _interrupting():
-            return await or_undone_later(self._send(open_stream), undo=close, within=_CLOSE_WITHIN)
+            return await or_undone_later(self._send(open_stream), undo=ChangeStream.close, within=_CLOSE_WITHIN)
 
     def committed(self) -> "SessionCollection":
         """The same collection, read as a majority has acknowledged it."""
@@ -475,7 +472,7 @@ class ChangeStream:
                 raise StoreUnavailable(NOBODY, outcome=WriteOutcome.NOT_WRITTEN, cause=_cause(known)) from known
         return change
 
-    async def close(self, *, within: float) -> None:
+    async def close(self) -> None:
         """Free the server's cursor, as far as the server answers; a waiting `try_next` ends by it."""
-        with pymongo.timeout(within), suppress(PyMongoError):
+        with pymongo.timeout(_CLOSE_WITHIN), suppress(PyMongoError):
             await self._stream.close()

@@ -30,7 +30,7 @@ LONGEST_WAIT: Final = 1.0
 _PRIMARY_LOOK: Final = 0.25
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
-_CLOSE_WITHIN: Final = 1.0
+_READ_ENDS_WITHIN: Final = 1.0
 _FOR_ALL: Final = frozenset({"drop", "rename", "dropDatabase", "invalidate"})
 
 
@@ -97,8 +97,8 @@ class Stream(Protocol):
     def try_next(self) -> Coroutine[Any, Any, dict[str, Any] | None]:
         """The next change; None where none came in time."""
 
-    def close(self, *, within: float) -> Awaitable[None]:
-        """Free what the server holds for it."""
+    def close(self) -> Awaitable[None]:
+        """Free what the server holds for it, as far as it answers soon."""
 
 
 class Source(Protocol):
@@ -338,9 +338,9 @@ def _lost(cause: str) -> StoreUnavailable:
 
 async def _let_go(stream: Stream, reading: "asyncio.Task[dict[str, Any] | None] | None") -> None:
     # The stream is not used any more, so that what a cancelled read has received is read again by the next one.
-    await stream.close(within=_CLOSE_WITHIN)
+    await stream.close()
     if reading is not None:
         reading.cancel()
-        await asyncio.wait({reading}, timeout=_CLOSE_WITHIN)
+        await asyncio.wait({reading}, timeout=_READ_ENDS_WITHIN)
         if reading.done() and not reading.cancelled():
             reading.exception()

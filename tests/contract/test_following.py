@@ -337,7 +337,7 @@ async def test_the_driver_opens_no_stream_by_itself(repository: SessionRepositor
     async with failing(database, code=50, commands=["getMore"], labels=["ResumableChangeStreamError"]):
         with pytest.raises(StoreUnavailable, match="code 50"):
             await stream.try_next()
-    await stream.close(within=1.0)
+    await stream.close()
     await until(lambda: _is(_cursors(database), 0))
 
 

@@ -66,7 +66,7 @@ class PlayedStream:
             self.token = answer["_id"]["_data"]
         return answer
 
-    async def close(self, *, within: float) -> None:  # noqa: ARG002 - the protocol's
+    async def close(self) -> None:
         """Noted."""
         self.is_closed = True
 
