@@ -10,6 +10,7 @@ from pymongo.errors import ExecutionTimeout, OperationFailure, PyMongoError
 from indexes.errors import BadChoice, IndexToolError, MissingRight, Unreachable
 from sessions.cancelling import answered
 from sessions.driver import SessionCollection
+from sessions.driver_errors import cause_of
 from sessions.index_comparison import as_listed
 
 if TYPE_CHECKING:
@@ -137,8 +138,7 @@ def understood(error: PyMongoError, command: str, where: str) -> IndexToolError 
 
 
 def _unreachable(error: PyMongoError) -> Unreachable:
-    code = getattr(error, "code", None)
-    said = type(error).__name__ if code is None else f"{type(error).__name__}, code {code}"
-    if code == _AUTHENTICATION_FAILED:
-        return Unreachable(f"the server refused the user or the password ({said})")
-    return Unreachable(f"the server does not answer ({said}): what was done stays, run this again when it does")
+    cause = cause_of(error)
+    if getattr(error, "code", None) == _AUTHENTICATION_FAILED:
+        return Unreachable(f"the server refused the user or the password ({cause})")
+    return Unreachable(f"the server does not answer ({cause}): what was done stays, run this again when it does")

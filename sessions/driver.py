@@ -1,37 +1,32 @@
-"""The one module that knows which driver is below: Motor, PyMongo Async, or the in-memory double.
+"""The one collection over whichever driver is below: Motor, PyMongo Async, or the in-memory double.
 
-Driver errors become this library's by a table; what may pass by itself is sent again until the time is up.
+Its errors become this library's by `driver_errors`; what may pass by itself is sent again until the time is up.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from datetime import UTC, datetime
 from importlib.metadata import version
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pymongo
 from bson.codec_options import CodecOptions
 from pymongo import IndexModel, ReadPreference, ReturnDocument
 from pymongo.errors import (
-    ConfigurationError,
-    ConnectionFailure,
     DuplicateKeyError,
-    InvalidOperation,
-    NotPrimaryError,
     OperationFailure,
     PyMongoError,
-    ServerSelectionTimeoutError,
-    WriteConcernError,
 )
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from sessions.cancelling import answered, or_undone_later
+from sessions.change_stream import CLOSE_WITHIN, ChangeStream
 from sessions.document import COLLECTION
+from sessions.driver_errors import cause_of, interrupting, known_of, may_pass
 from sessions.errors import InvalidSessionInput, SessionRef, StoreUnavailable, WatchInterrupted, WriteOutcome
 from sessions.index_comparison import as_listed
 from sessions.queries import Write
@@ -52,7 +47,6 @@ logger = logging.getLogger("sessions")
 Found = TypeVar("Found")
 
 NOBODY: Final = SessionRef()
-_QUERY_KILLED: Final = 175  # an index was dropped under the running query
 _BAD_HINT: Final = (2, "hint provided does not correspond")
 _NO_COLLECTION: Final = 26
 # The drivers look for a primary in steps of this length and notice a passed deadline only after one.
@@ -60,36 +54,6 @@ _SELECTION_STEP: Final = 0.5
 _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.25
 _LEAST_TIME: Final = 0.001
-_CLOSE_WITHIN: Final = 1.0
-
-# Not a full pool: a driver that tries again by itself may meet that after a first try that was sent.
-_NEVER_SENT: Final = (
-    ServerSelectionTimeoutError,
-    ConfigurationError,
-    InvalidOperation,
-)
-# Most specific first: the first kind that fits says what is known of a write that met the error.
-_OUTCOMES: Final[tuple[tuple[type[PyMongoError] | tuple[type[PyMongoError], ...], WriteOutcome], ...]] = (
-    (_NEVER_SENT, WriteOutcome.NOT_WRITTEN),
-    (NotPrimaryError, WriteOutcome.UNKNOWN),
-    (ConnectionFailure, WriteOutcome.UNKNOWN),
-    (WriteConcernError, WriteOutcome.UNKNOWN),
-    (OperationFailure, WriteOutcome.NOT_WRITTEN),
-    (PyMongoError, WriteOutcome.UNKNOWN),
-)
-# The network between a router and its shards, and a primary that goes, told by code alone: the write may have happened.
-_UNCLEAR_CODES: Final = frozenset({6, 7, 64, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
-_PASSES: Final = (ConnectionFailure, WriteConcernError)
-
-
-_INTERRUPTS: Final[Mapping[int, str]] = {
-    286: "the server no longer holds the changes since the token",
-    280: "the server does not find the token among its changes",
-    260: "the token is not one to go on from",
-    **dict.fromkeys((9, 15, 40647, 40648, 40649, 50811), "this is not a token of a watch"),
-    40573: "a standalone server has no change streams",
-}
-_STANDALONE: Final = 40573
 
 
 class DuplicateKey(Exception):
@@ -102,20 +66,6 @@ class DuplicateKey(Exception):
     def __init__(self, fields: frozenset[str]) -> None:
         super().__init__(sorted(fields))
         self.fields = fields
-
-
-def _known_of(error: PyMongoError) -> WriteOutcome:
-    """What is known of a write that met the error."""
-    known = next(outcome for kinds, outcome in _OUTCOMES if isinstance(error, kinds))
-    if getattr(error, "code", None) in _UNCLEAR_CODES or (error.timeout and not isinstance(error, _NEVER_SENT)):
-        return WriteOutcome.UNKNOWN
-    return known
-
-
-def _may_pass(error: PyMongoError) -> bool:
-    """Whether the same command may succeed when it is sent again."""
-    code = getattr(error, "code", None)
-    return isinstance(error, _PASSES) or code == _QUERY_KILLED or code in _UNCLEAR_CODES
 
 
 DEFAULT_DRIVER: Final = "motor" if version("beanie").startswith("1.") else "pymongo"
@@ -253,16 +203,16 @@ class SessionCollection:
                     if self._session is not None:
                         # The transaction's owner must see the driver's labels.
                         raise
-                    if writes and _known_of(error) is WriteOutcome.UNKNOWN:
+                    if writes and known_of(error) is WriteOutcome.UNKNOWN:
                         self._is_unclear = True
-                    if not _may_pass(error) or monotonic() + pause >= ends:
+                    if not may_pass(error) or monotonic() + pause >= ends:
                         raise self._unavailable(error, about) from error
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _unavailable(self, error: PyMongoError, about: SessionRef) -> StoreUnavailable:
         outcome = WriteOutcome.UNKNOWN if self._is_unclear else WriteOutcome.NOT_WRITTEN
-        return StoreUnavailable(about, outcome=outcome, cause=_cause(error))
+        return StoreUnavailable(about, outcome=outcome, cause=cause_of(error))
 
     async def find(self, lookup: Lookup, *, about: SessionRef = NOBODY) -> list[Query]:
         """The documents of a lookup, by its hint where the index is there and visible."""
@@ -377,7 +327,7 @@ class SessionCollection:
         servers = self._database.client.topology_description.server_descriptions()
         return next((address for address, server in servers.items() if server.is_writable), None)
 
-    async def changes(self, resume_after: str | None, *, wait: float) -> "ChangeStream":
+    async def changes(self, resume_after: str | None, *, wait: float) -> ChangeStream:
         """Open a stream of changes, from a token or from now on; its `try_next` waits so many seconds for a change.
 
         Where the caller is cancelled meanwhile, a stream that was opened all the same is closed: the server would
@@ -398,8 +348,8 @@ class SessionCollection:
             stream = await opening if isinstance(opening, Awaitable) else opening
             return ChangeStream(await stream.__aenter__())
 
-        with _interrupting():
-            return await or_undone_later(self._send(open_stream), undo=ChangeStream.close, within=_CLOSE_WITHIN)
+        with interrupting():
+            return await or_undone_later(self._send(open_stream), undo=ChangeStream.close, within=CLOSE_WITHIN)
 
     def committed(self) -> "SessionCollection":
         """The same collection, read as a majority has acknowledged it."""
@@ -414,65 +364,3 @@ class SessionCollection:
 
     def _read_at(self, level: str) -> Any:
         return self._collection.with_options(read_concern=ReadConcern(level))
-
-
-def _cause(error: PyMongoError) -> str:
-    code = getattr(error, "code", None)
-    return type(error).__name__ if code is None else f"{type(error).__name__}, code {code}"
-
-
-@contextmanager
-def _interrupting() -> Iterator[None]:
-    try:
-        yield
-    except StoreUnavailable as error:
-        code = getattr(error.__cause__, "code", None)
-        if code is None or code not in _INTERRUPTS:
-            raise
-        cause = f"{_INTERRUPTS[code]}, code {code}"
-        raise WatchInterrupted(cause, needs_replica_set=code == _STANDALONE) from error
-
-
-class _StreamLost(PyMongoError):
-    """The driver would have opened another stream by itself."""
-
-
-def _refuse_to_resume() -> NoReturn:
-    raise _StreamLost
-
-
-class ChangeStream:
-    """An open stream of changes; after an error it is closed, and another one is opened from the last token."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        # Both drivers resume a stream without a word, Motor (whose own stream is `delegate`) even one that is being
-        # closed in another thread; nobody would learn of the new one, and the server would keep its cursor.
-        getattr(stream, "delegate", stream)._resume = _refuse_to_resume  # noqa: SLF001 - there is no option for it
-
-    @property
-    def token(self) -> str | None:
-        """Where another stream goes on; it moves without changes too."""
-        token = self._stream.resume_token
-        return None if token is None else str(token["_data"])
-
-    async def try_next(self) -> dict[str, Any] | None:
-        """The next change, or None where none came in time.
-
-        Raises:
-            StoreUnavailable: The stream is lost; another one can go on from the token.
-            WatchInterrupted: No stream can go on from here.
-        """
-        with _interrupting():
-            try:
-                change: dict[str, Any] | None = await self._stream.try_next()
-            except PyMongoError as error:
-                lost = error.__context__ if isinstance(error, _StreamLost) else error
-                known = lost if isinstance(lost, PyMongoError) else error
-                raise StoreUnavailable(NOBODY, outcome=WriteOutcome.NOT_WRITTEN, cause=_cause(known)) from known
-        return change
-
-    async def close(self) -> None:
-        """Free the server's cursor, as far as the server answers; a waiting `try_next` ends by it."""
-        with pymongo.timeout(_CLOSE_WITHIN), suppress(PyMongoError):
-            await self._stream.close()
