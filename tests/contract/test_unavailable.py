@@ -29,7 +29,7 @@ from sessions.status import LeaseKind
 
 AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 TIMEOUT: Final = 0.2
-BOUND: Final = 10.0
+BOUND: Final = 5.0
 """Generous: how long a call with that time-out can last on a busy machine."""
 SESSION: Final = ActiveScheduleSessionSnapshot.model_validate(
     {

@@ -1,45 +1,21 @@
 """An index that the server is still building: seen as such by everybody, waited for, and built again if aborted."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from held_builds import builds_held, under_way
 
 from indexes import Plan, Unreachable, apply, check, plan
 from indexes.plan import Standing
 from indexes.planning import Action, Step
 from indexes.progress import Progress
-from indexes.server import Server
 from sessions import IndexesMissing, open_repository
 from sessions.document import COLLECTION, ROUTING_INDEX
 from sessions.driver import connect, disconnect
 from sessions.testing import Backend, MovedClock
 
 pytestmark = pytest.mark.needs("server")
-
-
-@asynccontextmanager
-async def builds_held(database: Any) -> AsyncIterator[None]:
-    """A server whose builds begin and do not end; there has to be a document for one to begin."""
-    await database[COLLECTION].insert_one({"_id": "a", "trigger_id": "t"})
-    point = {"configureFailPoint": "hangAfterStartingIndexBuild"}
-    await database.client.admin.command({**point, "mode": "alwaysOn"})
-    try:
-        yield
-    finally:
-        await database.client.admin.command({**point, "mode": "off"})
-
-
-async def under_way(database: Any) -> str:
-    """The name of the index that is being built, as soon as one is."""
-    async with asyncio.timeout(30):
-        while True:
-            for name, definition in (await Server(database).indexes(COLLECTION) or {}).items():
-                if "buildUUID" in definition:
-                    return name
-            await asyncio.sleep(0.01)
 
 
 async def test_an_unfinished_index_is_no_index_yet(database: Any, session_clock: MovedClock) -> None:

@@ -8,16 +8,16 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
 import pytest
 import pytest_asyncio
+from held_builds import builds_held, under_way
 
 from indexes.lock import LOCKS
-from indexes.server import Server
 from sessions.document import COLLECTION, INDEXES, ROUTING_INDEX
 from sessions.driver import connect, disconnect
 
@@ -142,18 +142,6 @@ async def test_a_drift_is_told_and_mended(database: Any, mongod_uri: str) -> Non
     assert (await run_command("check", *named, uri=mongod_uri))[0] == 0
 
 
-@asynccontextmanager
-async def builds_held(database: Any) -> AsyncIterator[None]:
-    """A server whose builds begin and do not end."""
-    await database[COLLECTION].insert_one({"_id": "a", "trigger_id": "t"})
-    point = {"configureFailPoint": "hangAfterStartingIndexBuild"}
-    await database.client.admin.command({**point, "mode": "alwaysOn"})
-    try:
-        yield
-    finally:
-        await database.client.admin.command({**point, "mode": "off"})
-
-
 @pytest.mark.parametrize("limit", ["timeoutMS=500", "socketTimeoutMS=500"])
 async def test_a_limit_in_the_connection_string_is_none_for_a_build(database: Any, mongod_uri: str, limit: str) -> None:
     """The server would abort the build at each run, for ever: it takes as long as it takes."""
@@ -177,11 +165,7 @@ async def test_a_run_that_is_stopped_ends_at_once(database: Any, mongod_uri: str
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        async with asyncio.timeout(30):
-            while True:
-                if len(await Server(database).indexes(COLLECTION) or ()) == 2:
-                    break
-                await asyncio.sleep(0.05)
+        await under_way(database)
         process.send_signal(signalled)
         async with asyncio.timeout(30):
             printed, _ = await process.communicate()
