@@ -123,9 +123,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _backend_of(item: pytest.Item) -> object:
-    return (
-        item.callspec.params.get("backend") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
-    )
+    called = getattr(item, "callspec", None)  # of a parametrized test
+    return None if called is None else called.params.get("backend")
 
 
 def _refuse_another_loop(request: pytest.FixtureRequest) -> None:
