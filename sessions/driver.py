@@ -106,7 +106,12 @@ def _names(of: object) -> set[str]:
 
 
 class SessionCollection:
-    """A collection handle of its own: UTC-aware, primary, ``w: majority``, whatever the client's options are."""
+    """A collection handle of its own: UTC-aware, primary, ``w: majority``, whatever the client's options are.
+
+    Attributes:
+        is_double: Whether it is the in-memory double's.
+        is_unclear: Whether a write of this one call may have happened unseen.
+    """
 
     def __init__(self, database: "Database", *, timeout: float) -> None:
         names = _names(database)
@@ -116,7 +121,7 @@ class SessionCollection:
         self._database: Any = database
         self._session: ClientSession | None = None
         self._ends: float | None = None
-        self._is_unclear = False
+        self.is_unclear = False
         self._timeout = max(timeout - _SELECTION_STEP, timeout / 2)
         write_concern = WriteConcern("majority")
         if self.is_double:
@@ -141,7 +146,7 @@ class SessionCollection:
     def for_one_call(self, client_session: "ClientSession | None" = None) -> "SessionCollection":
         """The same collection for all that one call sends: under one time limit, and in its caller's transaction.
 
-        It remembers whether a write of the call may have happened unseen: from then on it reads what a majority has.
+        Once a write of the call may have happened unseen, it reads what a majority has.
         """
         one = copy(self)
         one._session = None if client_session is None else self._checked_session(client_session)  # noqa: SLF001 - a copy of ours
@@ -204,21 +209,21 @@ class SessionCollection:
                         # The transaction's owner must see the driver's labels.
                         raise
                     if writes and known_of(error) is WriteOutcome.UNKNOWN:
-                        self._is_unclear = True
+                        self.is_unclear = True
                     if not may_pass(error) or monotonic() + pause >= ends:
                         raise self._unavailable(error, about) from error
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _unavailable(self, error: PyMongoError, about: SessionRef) -> StoreUnavailable:
-        outcome = WriteOutcome.UNKNOWN if self._is_unclear else WriteOutcome.NOT_WRITTEN
+        outcome = WriteOutcome.UNKNOWN if self.is_unclear else WriteOutcome.NOT_WRITTEN
         return StoreUnavailable(about, outcome=outcome, cause=cause_of(error))
 
     async def find(self, lookup: Lookup, *, about: SessionRef = NOBODY) -> list[Query]:
         """The documents of a lookup, by its hint where the index is there and visible."""
 
         async def look(hint: str | None) -> list[Query]:
-            collection = self._settled if self._is_unclear else self._collection
+            collection = self._settled if self.is_unclear else self._collection
             cursor = collection.find(lookup.filter, lookup.projection, **self._joining())
             if lookup.sort:
                 cursor = cursor.sort(list(lookup.sort))
@@ -257,7 +262,7 @@ class SessionCollection:
         """Carry a guarded write out; the document after it without its history, or None where the guard fails."""
 
         def update() -> Awaitable[Query | None]:
-            guard = {**write.filter, **write.unless_done} if self._is_unclear else write.filter
+            guard = {**write.filter, **write.unless_done} if self.is_unclear else write.filter
             answer: Awaitable[Query | None] = self._collection.find_one_and_update(
                 guard,
                 write.update,

@@ -55,26 +55,31 @@ class ObservedCollection(SessionCollection):
         """Store a new document, or raise `DuplicateKey`."""
         try:
             await super().insert(document, about=about)
-        except DuplicateKey:
-            raise
-        except BaseException:
-            self._doubt(Doubt([document["_id"]], document["user_id"], document["conversation_id"]))
+        except BaseException as error:
+            if self._may_have_written(error):
+                self._doubt(Doubt([document["_id"]], document["user_id"], document["conversation_id"]))
             raise
         self._tell(document)
 
     async def find_one_and_update(self, write: Write, *, about: SessionRef) -> dict[str, Any] | None:
         """Carry a guarded write out; the document after it without its history, or None where the guard fails."""
+        bound = write.update.get("$set", {}).get("conversation_id")
+        doubt = Doubt([write.filter["_id"]], write.filter["user_id"], bound)
         try:
             stored = await super().find_one_and_update(write, about=about)
-        except DuplicateKey:
-            raise
-        except BaseException:
-            bound = write.update.get("$set", {}).get("conversation_id")
-            self._doubt(Doubt([write.filter["_id"]], write.filter["user_id"], bound))
+        except BaseException as error:
+            if self._may_have_written(error):
+                self._doubt(doubt)
             raise
         if stored is not None:
             self._tell(stored)
+        elif self.is_unclear:
+            self._doubt(doubt)
         return stored
+
+    def _may_have_written(self, error: BaseException) -> bool:
+        # What a first try has written unseen makes the second one fail, at its guard or at the index.
+        return self.is_unclear or not isinstance(error, DuplicateKey)
 
     async def update_many(self, write: Write) -> int:
         """Carry a sweep out; how many documents it changed."""

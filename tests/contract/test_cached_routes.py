@@ -1,8 +1,8 @@
 """The cache of routes: right at once for its own process, soon for every other, and never older than it may be."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -26,6 +26,7 @@ from sessions.testing import CommandCounter, MovedClock, SessionMaker
 
 if TYPE_CHECKING:
     from sessions.driver import Database
+    from sessions.feed import Event
 
 pytestmark = pytest.mark.needs("change_streams")
 PATIENCE: Final = 20.0
@@ -74,19 +75,23 @@ async def settled(router: CachedRouter, elsewhere: SessionRepository) -> None:
 async def test_it_says_what_the_repository_says(
     repository: SessionRepository,
     router: CachedRouter,
+    elsewhere: SessionRepository,
     make_session: SessionMaker,
     command_counter: CommandCounter,
     status: SessionStatus,
 ) -> None:
     """Governed or not, the route is the same, the first time by one lookup and then by none."""
     await make_session(status, conversation_id=CONVERSATION)
+    await settled(router, elsewhere)
+    before = router.stats()
     with command_counter.counting() as counts:
         first = await router.route(1, CONVERSATION)
         assert counts["find"] == 1
         assert await router.route(1, CONVERSATION) == first
         assert counts["find"] == 1
     assert first == await repository.route(1, CONVERSATION)
-    assert (router.stats().hits, router.stats().misses, router.stats().entries) == (1, 1, 1)
+    after = router.stats()
+    assert (after.hits - before.hits, after.misses - before.misses, after.entries - before.entries) == (1, 1, 1)
 
 
 async def test_nobody_gets_anothers_route(router: CachedRouter, make_session: SessionMaker) -> None:
@@ -319,25 +324,53 @@ async def test_a_dropped_collection_empties_it(
     await until(is_free)
 
 
-async def test_a_write_that_raised_may_have_been_carried_out(
-    repository: SessionRepository, router: CachedRouter, make_session: SessionMaker, database: "Database"
+@contextmanager
+def events_held(router: CachedRouter) -> Iterator[None]:
+    """What the cache learns meanwhile it learns from this process's writes; the stream tells the rest afterwards."""
+    held: list[Event] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(router, "happened", held.append)
+        yield
+    for event in held:
+        router.happened(event)
+
+
+@pytest.mark.parametrize(
+    ("name", "tries"),
+    [
+        ("create", {"times": 1}),
+        ("bind_conversation", {"times": 1}),
+        ("bind_conversation", "alwaysOn"),
+        ("claim_rerun", {"times": 1}),
+        ("claim_rerun", "alwaysOn"),
+        ("expire_due", {"times": 1}),
+        ("expire_due", "alwaysOn"),
+    ],
+)
+async def test_a_write_of_unclear_outcome_may_have_been_carried_out(
+    make_session: SessionMaker, database: "Database", session_clock: MovedClock, name: str, tries: object
 ) -> None:
-    """A write-concern error leaves the document changed, and soon committed: the entry goes before anybody says so."""
-    session = await make_session(SessionStatus.READY_PREVIEW, conversation_id=CONVERSATION)
-    assert (await router.route(1, CONVERSATION)).action is RouteAction.FREE_CHAT
+    """A write-concern error leaves the document changed: the entry goes, whether the call finds it out or gives up."""
+    stage, write = WRITES[name]
+    given = await _before(stage, make_session, session_clock)
     client: Any = database.client
-    failing = {"failCommands": ["findAndModify"], "writeConcernError": {"code": 64, "errmsg": "timed out"}}
-    await client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": failing})
-    with suppress(StoreUnavailable):
-        await repository.claim_refinement(
-            session.session_id, user_id=1, preview_id=session.current_preview_id or "", reply_id="r"
-        )
-    assert router.stats().entries == 0
-
-    async def is_held() -> bool:
-        return (await router.route(1, CONVERSATION)).action is RouteAction.HOLD
-
-    await until(is_held)
+    error = {"code": 64, "errmsg": "timed out"}
+    data = {"failCommands": ["insert", "findAndModify", "update"], "writeConcernError": error}
+    raises = tries == "alwaysOn"
+    opened = open_repository(database, clock=session_clock, timeout=3.0 if raises else PATIENCE)
+    async with opened as repository, CachedRouter(repository) as router:
+        with events_held(router):
+            before = await router.route(1, CONVERSATION)
+            await client.admin.command({"configureFailPoint": "failCommand", "mode": tries, "data": data})
+            try:
+                with pytest.raises(StoreUnavailable) if raises else nullcontext():
+                    await write(repository, given)
+            finally:
+                await client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+            assert router.stats().entries == 0
+        after = await router.route(1, CONVERSATION)
+        assert after == await repository.route(1, CONVERSATION)
+        assert (after != before) is (name != "expire_due")
 
 
 # --- lookups under way --------------------------------------------------------------------------------------------
