@@ -5,7 +5,6 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,7 +35,7 @@ from sessions.testing import MovedClock
 if TYPE_CHECKING:
     from sessions.driver import Database
 
-LEASE: Final = timedelta(seconds=1)
+LEASE: Final = timedelta(seconds=2)
 
 
 async def asked(repository: SessionRepository) -> ActiveScheduleSessionSnapshot:
@@ -46,7 +45,7 @@ async def asked(repository: SessionRepository) -> ActiveScheduleSessionSnapshot:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def brief(repository: SessionRepository, database: "Database") -> AsyncIterator[SessionRepository]:
-    """The same sessions by the real clock, under a lease of a second."""
+    """The same sessions by the real clock, under a short lease."""
     del repository  # it has created the indexes
     async with open_repository(database, lease=LEASE) as opened:
         yield opened
@@ -257,13 +256,16 @@ async def test_a_lease_is_renewed_while_the_graph_runs(brief: SessionRepository)
     """A graph that needs longer than a lease keeps its session: everybody else is held until it has answered."""
     await asked(brief)
 
+    started = asyncio.Event()
+
     async def slow(turn: Turn) -> AskUser:
+        started.set()
         await asyncio.sleep(1.4 * LEASE.total_seconds())
         return AskUser(turn.text)
 
     bridge = SessionBridge(brief, slow)
     first = asyncio.create_task(bridge.handle(1, "c", "And?", message_id="m1"))
-    await asyncio.sleep(0.05)
+    await started.wait()
     others = []
     while not first.done():
         others.append(await bridge.handle(1, "c", "me too", message_id="m2", question_id=None))
@@ -468,17 +470,26 @@ async def test_a_graph_that_blocks_past_its_time(brief: SessionRepository) -> No
 async def test_a_graph_that_blocks_and_is_taken_over(brief: SessionRepository) -> None:
     """A worker that blocked past its lease, and whose session another claimed meanwhile, records nothing."""
     session = await asked(brief)
+    taking_over: list[asyncio.Task[bool]] = []
+
+    async def take_over() -> bool:
+        try:
+            claim = await brief.claim_rerun(session.session_id, user_id=1, reply_id="m2")
+        except TransitionConflict:
+            return False  # the renewal was first, as it may be while nobody has taken the session over
+        await brief.ask_again(claim, pending_question="of the other")
+        return True
 
     async def blocking(turn: Turn) -> AskUser:
-        claim: RerunClaim | None = None
-        while claim is None:
+        has_lost = False
+        while not has_lost:
             time.sleep(1.2 * LEASE.total_seconds())  # noqa: ASYNC251 - the mistake that is shown
-            # Where the renewal was first, as it may be while nobody has taken the session over, the worker blocks on.
-            with suppress(TransitionConflict):
-                claim = await brief.claim_rerun(turn.session.session_id, user_id=1, reply_id="m2")
-        await brief.ask_again(claim, pending_question="of the other")
+            # The other is nobody whom this graph's cancellation reaches.
+            taking_over.append(asyncio.create_task(take_over()))
+            has_lost = await asyncio.shield(taking_over[-1])
         return AskUser(turn.text)
 
     outcome = await SessionBridge(brief, blocking).handle(1, "c", "And?", message_id="m1")
+    assert await taking_over[-1]
     assert isinstance(outcome, Superseded)
     assert (await brief.get(session.session_id, user_id=1)).state.pending_question == "of the other"
