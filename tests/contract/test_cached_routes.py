@@ -68,6 +68,17 @@ async def settled(router: CachedRouter, elsewhere: SessionRepository) -> None:
     await until(is_seen)
 
 
+@contextmanager
+def events_held(router: CachedRouter) -> Iterator[None]:
+    """What the cache learns meanwhile it learns from this process's writes; the stream tells the rest afterwards."""
+    held: list[Event] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(router, "happened", held.append)
+        yield
+    for event in held:
+        router.happened(event)
+
+
 # --- from memory --------------------------------------------------------------------------------------------------
 
 
@@ -243,9 +254,10 @@ async def test_ones_own_write_shows_at_once(
     await settled(router, elsewhere)
     before = await router.route(1, CONVERSATION)
     assert before == await repository.route(1, CONVERSATION)
-    await write(repository, given)
-    after = await router.route(1, CONVERSATION)
-    assert after == await repository.route(1, CONVERSATION)
+    with events_held(router):
+        await write(repository, given)
+        after = await router.route(1, CONVERSATION)
+        assert after == await repository.route(1, CONVERSATION)
     assert (after != before) is (name != "expire_due")
     await settled(router, elsewhere)
     if name not in {"expire_due", "recover_stalled"}:  # a sweep does not learn which revisions it wrote
@@ -322,17 +334,6 @@ async def test_a_dropped_collection_empties_it(
         return (await router.route(1, CONVERSATION)).action is RouteAction.FREE_CHAT
 
     await until(is_free)
-
-
-@contextmanager
-def events_held(router: CachedRouter) -> Iterator[None]:
-    """What the cache learns meanwhile it learns from this process's writes; the stream tells the rest afterwards."""
-    held: list[Event] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(router, "happened", held.append)
-        yield
-    for event in held:
-        router.happened(event)
 
 
 @pytest.mark.parametrize(
