@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from pymongo.errors import OperationFailure
+from fail_points import fail_point
 
 from sessions import RerunClaim, SessionRepository, open_repository
 from sessions.driver import DEFAULT_DRIVER, connect, disconnect
@@ -94,23 +94,18 @@ async def test_what_only_the_primary_has_is_not_acknowledged() -> None:
             open_repository(client["sessions"], create_indexes=True, timeout=BOUND)
         )
         asked = [(await repository.create(1, name, pending_question="Which?")).session_id for name in CALLS]
-        try:
-            await second.admin.command({"configureFailPoint": "rsSyncApplyStop", "mode": "alwaysOn"})
-        except OperationFailure:
-            pytest.skip("this server was started without enableTestCommands=1")
-        # Each write is carried out, and waits for its majority when it is interrupted.
-        running = [
-            asyncio.ensure_future(call(repository, which)) for call, which in zip(CALLS.values(), asked, strict=True)
-        ]
-        async with asyncio.timeout(BOUND):
-            collection = client["sessions"]["active_schedule_sessions"]
-            while await collection.count_documents({"status": {"$ne": "waiting_user_reply"}}) < len(CALLS):  # noqa: ASYNC110 - no event
+        async with fail_point(second["sessions"], "rsSyncApplyStop"):
+            # Each write is carried out, and waits for its majority when it is interrupted.
+            calls = zip(CALLS.values(), asked, strict=True)
+            running = [asyncio.ensure_future(call(repository, which)) for call, which in calls]
+            async with asyncio.timeout(BOUND):
+                collection = client["sessions"]["active_schedule_sessions"]
+                while await collection.count_documents({"status": {"$ne": "waiting_user_reply"}}) < len(CALLS):  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(0.01)
+            await interrupt_the_waiting(client)
+            for _ in range(POLLS):
                 await asyncio.sleep(0.01)
-        await interrupt_the_waiting(client)
-        for _ in range(POLLS):
-            await asyncio.sleep(0.01)
-            assert not any(call.done() for call in running)
-        await second.admin.command({"configureFailPoint": "rsSyncApplyStop", "mode": "off"})
+                assert not any(call.done() for call in running)
         async with asyncio.timeout(BOUND):
             created, claim, _ = await asyncio.gather(*running)
         assert isinstance(claim, RerunClaim)

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
-from pymongo.errors import OperationFailure
+from fail_points import failing
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from sessions import (
@@ -172,14 +172,13 @@ async def in_doubt(database: Any, mongod_uri: str, backend: Backend, session_clo
         sent = Sent()
         # Not the test's own client: Motor's threads may all be waiting for what it is to switch off.
         operator: Any = connect(mongod_uri, driver="pymongo")
-        admin = operator.admin
         async with proxied(mongod_uri) as (uri, proxy), operator:
             options = f"&retryWrites={str(retry_writes).lower()}&retryReads=false&appName={name}"
             # A primary that only pretends to go announces no return: it has to be asked.
             options += "&heartbeatFrequencyMS=500"
 
             @asynccontextmanager
-            async def failing(
+            async def going_wrong(
                 way: str, commands: tuple[str, ...] = WRITES, mode: str | dict[str, int] = "alwaysOn"
             ) -> AsyncIterator[None]:
                 if way == LOST_REPLY:
@@ -189,15 +188,10 @@ async def in_doubt(database: Any, mongod_uri: str, backend: Backend, session_clo
                     finally:
                         proxy.loses_replies = False
                     return
-                point = {"failCommands": list(commands), "appName": name, **FAILURES.get(way, {})}
-                try:
-                    await admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": point})
-                except OperationFailure:
-                    pytest.skip("this server was started without enableTestCommands=1")
-                try:
+                async with failing(
+                    operator[database.name], *commands, mode=mode, appName=name, **FAILURES.get(way, {})
+                ):
                     yield
-                finally:
-                    await admin.command({"configureFailPoint": "failCommand", "mode": "off"})
 
             async with AsyncExitStack() as stack:
 
@@ -216,7 +210,7 @@ async def in_doubt(database: Any, mongod_uri: str, backend: Backend, session_clo
                         max_attempts=2,
                     )
 
-                yield Doubt([await connected() for _ in range(clients)], sent, failing)
+                yield Doubt([await connected() for _ in range(clients)], sent, going_wrong)
 
     return opened
 

@@ -10,6 +10,7 @@ from uuid import uuid4
 import pymongo
 import pytest
 import pytest_asyncio
+from fail_points import Mode, failing
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
@@ -344,30 +345,27 @@ async def test_a_dropped_collection_empties_it(
         ("bind_conversation", "alwaysOn"),
         ("claim_rerun", {"times": 1}),
         ("claim_rerun", "alwaysOn"),
+        ("claim_refinement", {"times": 1}),
+        ("claim_refinement", "alwaysOn"),
         ("expire_due", {"times": 1}),
         ("expire_due", "alwaysOn"),
     ],
 )
 async def test_a_write_of_unclear_outcome_may_have_been_carried_out(
-    make_session: SessionMaker, database: "Database", session_clock: MovedClock, name: str, tries: object
+    make_session: SessionMaker, database: "Database", session_clock: MovedClock, name: str, tries: Mode
 ) -> None:
     """A write-concern error leaves the document changed: the entry goes, whether the call finds it out or gives up."""
     stage, write = WRITES[name]
     given = await _before(stage, make_session, session_clock)
-    client: Any = database.client
-    error = {"code": 64, "errmsg": "timed out"}
-    data = {"failCommands": ["insert", "findAndModify", "update"], "writeConcernError": error}
+    writes, error = ("insert", "findAndModify", "update"), {"code": 64, "errmsg": "timed out"}
     raises = tries == "alwaysOn"
     opened = open_repository(database, clock=session_clock, timeout=3.0 if raises else PATIENCE)
     async with opened as repository, CachedRouter(repository) as router:
         with events_held(router):
             before = await router.route(1, CONVERSATION)
-            await client.admin.command({"configureFailPoint": "failCommand", "mode": tries, "data": data})
-            try:
+            async with failing(database, *writes, mode=tries, writeConcernError=error):
                 with pytest.raises(StoreUnavailable) if raises else nullcontext():
                     await write(repository, given)
-            finally:
-                await client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
             assert router.stats().entries == 0
         after = await router.route(1, CONVERSATION)
         assert after == await repository.route(1, CONVERSATION)

@@ -3,15 +3,13 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from itertools import pairwise
 from random import Random
 from typing import Any, Final
 
 import pytest
-from pymongo.errors import OperationFailure
+from fail_points import failing
 
 from sessions import ApplyClaim, RerunClaim, SessionRepository, SessionStatus, open_repository
 from sessions.cancelling import to_the_end_or_undone
@@ -27,31 +25,8 @@ CASES: Final = [
     *((name, None) for name, rule in CALLS.items() if not rule.held),
     *((name, kind) for name, rule in CALLS.items() for kind in LeaseKind if kind in rule.held),
 ]
-Failing = Callable[..., AbstractAsyncContextManager[None]]
-BLOCKED: Final = {"blockConnection": True, "blockTimeMS": 200}
+BLOCKED: Final[dict[str, Any]] = {"blockConnection": True, "blockTimeMS": 200}
 """The server waits before it carries a command out."""
-
-
-@pytest.fixture
-def failing(database: Any) -> Failing:
-    """Lets the server do something else with a command, for the length of a block."""
-    admin = database.client.admin
-
-    @asynccontextmanager
-    async def switched_on(
-        command: str, *, mode: str | dict[str, int] = "alwaysOn", **what: object
-    ) -> AsyncIterator[None]:
-        point = {"failCommands": [command], **what}
-        try:
-            await admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": point})
-        except OperationFailure:
-            pytest.skip("this server was started without enableTestCommands=1")
-        try:
-            yield
-        finally:
-            await admin.command({"configureFailPoint": "failCommand", "mode": "off"})
-
-    return switched_on
 
 
 async def cancelled_somewhere(call: Any, random: Random, *, is_real: bool) -> object:
@@ -163,7 +138,7 @@ async def test_what_was_on_its_way_is_finished(
     repository: SessionRepository,
     make_session: SessionMaker,
     stored: StoredDocument,
-    failing: Failing,
+    database: Any,
     command_counter: CommandCounter,
     name: CallName,
     kind: LeaseKind | None,
@@ -172,7 +147,7 @@ async def test_what_was_on_its_way_is_finished(
     ready = await make_session.ready(name, kind=kind)
     before = await stored(ready.session_id)
     command = "insert" if before is None else "findAndModify"
-    async with failing(command, **BLOCKED):
+    async with failing(database, command, **BLOCKED):
         with command_counter.counting():
             running = asyncio.ensure_future(ready(repository))
             await until_sent(command_counter, command)
@@ -194,7 +169,6 @@ async def test_a_claim_on_its_way_when_the_loop_shuts_down(
     make_session: SessionMaker,
     session_clock: MovedClock,
     stored: StoredDocument,
-    failing: Failing,
     backend: Backend,
     mongod_uri: str,
     name: CallName,
@@ -221,7 +195,7 @@ async def test_a_claim_on_its_way_when_the_loop_shuts_down(
             await until_sent(counter, "findAndModify")
         assert not closing.done()
 
-    async with failing("findAndModify", **BLOCKED):
+    async with failing(database, "findAndModify", **BLOCKED):
         await asyncio.to_thread(asyncio.run, serve())
     assert claiming[0].cancelled()
     assert assert_whole(ready, before, await stored(ready.session_id))
@@ -229,11 +203,11 @@ async def test_a_claim_on_its_way_when_the_loop_shuts_down(
 
 @pytest.mark.needs("server")
 async def test_a_lookup_is_let_go_at_once(
-    repository: SessionRepository, make_session: SessionMaker, failing: Failing, command_counter: CommandCounter
+    repository: SessionRepository, make_session: SessionMaker, database: Any, command_counter: CommandCounter
 ) -> None:
     """A read changes nothing, so nobody waits for one that is cancelled."""
     await make_session(conversation_id="c")
-    async with failing("find", **BLOCKED):
+    async with failing(database, "find", **BLOCKED):
         with command_counter.counting():
             running = asyncio.ensure_future(repository.route(1, "c"))
             await until_sent(command_counter, "find")
@@ -262,13 +236,13 @@ async def test_a_claim_that_cannot_be_given_back_lapses(
     repository: SessionRepository,
     make_session: SessionMaker,
     session_clock: MovedClock,
-    failing: Failing,
+    database: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The cancellation leaves all the same; the log says when the lease lapses, and the next message takes over."""
     session = await make_session()
     # The claim's write passes, its release is refused.
-    async with failing("findAndModify", mode={"skip": 1}, errorCode=13):
+    async with failing(database, "findAndModify", mode={"skip": 1}, errorCode=13):
         running = asyncio.ensure_future(repository.claim_rerun(session.session_id, user_id=1, reply_id="m"))
         await asyncio.sleep(0)
         running.cancel()

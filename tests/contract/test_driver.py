@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any, Final
@@ -13,8 +12,8 @@ import pytest
 import pytest_asyncio
 from beanie import init_beanie
 from bson.son import SON
+from fail_points import failing
 from pymongo import AsyncMongoClient
-from pymongo.errors import OperationFailure
 
 from sessions import (
     ActiveScheduleSession,
@@ -33,37 +32,17 @@ from sessions.errors import SessionRef, WriteOutcome
 from sessions.testing import Backend, CommandCounter, MovedClock, SessionMaker
 
 AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
-FailPoint = Callable[[str, int | str], AbstractAsyncContextManager[None]]
-
-
-@pytest.fixture
-def failing(database: Any) -> FailPoint:
-    """Makes a command fail with error 175, some times or always, for the length of a block."""
-    admin = database.client.admin
-
-    @asynccontextmanager
-    async def switched_on(command: str, times: int | str) -> AsyncIterator[None]:
-        mode = times if isinstance(times, str) else {"times": times}
-        point = {"failCommands": [command], "errorCode": 175}
-        try:
-            await admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": point})
-        except OperationFailure:
-            pytest.skip("this server was started without enableTestCommands=1")
-        try:
-            yield
-        finally:
-            await admin.command({"configureFailPoint": "failCommand", "mode": "off"})
-
-    return switched_on
+KILLED: Final = 175
+"""The error of a query whose index was dropped under it."""
 
 
 @pytest.mark.needs("server")
 async def test_a_lookup_that_a_dropped_index_killed_is_sent_again(
-    repository: SessionRepository, make_session: SessionMaker, failing: FailPoint, command_counter: CommandCounter
+    repository: SessionRepository, make_session: SessionMaker, database: Any, command_counter: CommandCounter
 ) -> None:
     """Error 175 is no refusal of the store: an operator's work on indexes is not seen by a chat user."""
     session = await make_session(conversation_id="c")
-    async with failing("find", 2):
+    async with failing(database, "find", mode={"times": 2}, errorCode=KILLED):
         with command_counter.counting() as counts:
             route = await repository.route(1, "c")
     assert route.session == session
@@ -72,11 +51,11 @@ async def test_a_lookup_that_a_dropped_index_killed_is_sent_again(
 
 @pytest.mark.needs("server")
 async def test_a_write_that_a_dropped_index_killed_is_sent_again(
-    repository: SessionRepository, make_session: SessionMaker, failing: FailPoint, command_counter: CommandCounter
+    repository: SessionRepository, make_session: SessionMaker, database: Any, command_counter: CommandCounter
 ) -> None:
     """The same guarded write is repeated, and it is written once."""
     session = await make_session(conversation_id="c")
-    async with failing("findAndModify", 2):
+    async with failing(database, "findAndModify", mode={"times": 2}, errorCode=KILLED):
         with command_counter.counting() as counts:
             claim = await repository.claim_rerun(session.session_id, user_id=1, reply_id="r")
     assert counts == {"findAndModify": 3}
@@ -86,11 +65,14 @@ async def test_a_write_that_a_dropped_index_killed_is_sent_again(
 @pytest.mark.needs("server")
 @pytest.mark.parametrize("command", ["find", "findAndModify"])
 async def test_what_is_killed_each_time_ends_in_time(
-    repository: SessionRepository, make_session: SessionMaker, database: Any, failing: FailPoint, command: str
+    repository: SessionRepository, make_session: SessionMaker, database: Any, command: str
 ) -> None:
     """Repeating stops at the repository's ``timeout``; a killed command has written nothing."""
     session = await make_session(conversation_id="c")
-    async with open_repository(database, timeout=0.3, clock=lambda: AT) as impatient, failing(command, "alwaysOn"):
+    async with (
+        open_repository(database, timeout=0.3, clock=lambda: AT) as impatient,
+        failing(database, command, errorCode=KILLED),
+    ):
         began = monotonic()
         with pytest.raises(StoreUnavailable, match="code 175") as refusal:
             await (impatient.route(1, "c") if command == "find" else impatient.ignore(session.session_id, user_id=1))

@@ -1,12 +1,12 @@
 """Following changes: the latest state of each session arrives, however slow or interrupted its consumer is."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import pytest_asyncio
+from fail_points import failing
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
@@ -56,20 +56,6 @@ async def taken_until(watch: "Watch", last: ActiveScheduleSessionSnapshot) -> li
     while changes[-1].snapshot != last:
         changes += await taken(watch, 1)
     return changes
-
-
-@asynccontextmanager
-async def failing(
-    database: "Database", *, code: int, commands: list[str], times: int = 1, labels: Sequence[str] = ()
-) -> AsyncIterator[None]:
-    """The server answers these commands with an error, so many times."""
-    client: Any = database.client
-    data = {"failCommands": commands, "errorCode": code, "errorLabels": list(labels)}
-    await client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": times}, "data": data})
-    try:
-        yield
-    finally:
-        await client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
 
 
 async def until(holds: Callable[[], bool | Awaitable[bool]]) -> None:
@@ -302,7 +288,7 @@ async def test_what_cannot_go_on_ends_the_watch(
     async with repository.watch() as watch:
         session = await make_session()
         await until(lambda: bool(watch._pending))
-        async with failing(database, code=code, commands=["getMore"]):
+        async with failing(database, "getMore", mode={"times": 1}, errorCode=code):
             await until(lambda: watch._failure is not None)
         assert (await taken(watch, 1))[0].snapshot == session
         with pytest.raises(WatchInterrupted, match=str(code)):
@@ -324,7 +310,7 @@ async def test_a_lost_stream_is_opened_again(
     async with repository.watch() as watch, repository.watch() as other:
         made = []
         for _ in range(3):
-            async with failing(database, code=code, commands=["getMore", "aggregate"], times=3):
+            async with failing(database, "getMore", "aggregate", mode={"times": 3}, errorCode=code):
                 made.append(await make_session(conversation_id=None))
                 assert (await taken(watch, 1))[0].snapshot == made[-1]
         assert [change.snapshot for change in await taken(other, 3)] == made
@@ -334,7 +320,9 @@ async def test_a_lost_stream_is_opened_again(
 async def test_the_driver_opens_no_stream_by_itself(repository: SessionRepository, database: "Database") -> None:
     """A stream that the driver would resume is lost instead: whoever trusts its silence has to learn of that."""
     stream = await repository._collection.changes(None, wait=0.1)
-    async with failing(database, code=50, commands=["getMore"], labels=["ResumableChangeStreamError"]):
+    async with failing(
+        database, "getMore", mode={"times": 1}, errorCode=50, errorLabels=["ResumableChangeStreamError"]
+    ):
         with pytest.raises(StoreUnavailable, match="code 50"):
             await stream.try_next()
     await stream.close()

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from fail_points import failing
 from held_builds import builds_held, under_way
 
 from indexes import Plan, Unreachable, apply, check, plan
@@ -87,13 +88,8 @@ async def test_a_client_with_a_time_limit_builds_all_the_same(database: Any, mon
 
 async def test_a_lost_connection_leaves_what_was_done(database: Any) -> None:
     """The run ends with one error; what it had built stays, and the next run goes on from there."""
-    failure = {"failCommands": ["createIndexes"], "closeConnection": True}
-    point = {"configureFailPoint": "failCommand", "data": failure}
-    await database.client.admin.command({**point, "mode": {"skip": 3}})
-    try:
+    async with failing(database, "createIndexes", mode={"skip": 3}, closeConnection=True):
         with pytest.raises(Unreachable, match="run this again"):
             await apply(database)
-    finally:
-        await database.client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
     assert len((await apply(database)).steps) == 6
     assert (await check(database)).is_as_declared

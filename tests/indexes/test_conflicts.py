@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import pytest
 from beanie import Document
+from fail_points import failing
 from pymongo import IndexModel
 
 from indexes import IndexToolError, MissingRight, Resolution, Unreachable, apply, check, plan, resolving
@@ -105,24 +106,20 @@ FAILURES: Final[dict[str, tuple[dict[str, Any], type[IndexToolError]]]] = {
 }
 
 
-@pytest.mark.parametrize("failing", ["update", "findAndModify"])
+@pytest.mark.parametrize("command", ["update", "findAndModify"])
 @pytest.mark.parametrize("kind", list(FAILURES))
 async def test_a_store_that_fails_meanwhile_is_told_as_everywhere(
-    database: Any, near_clock: MovedClock, monkeypatch: pytest.MonkeyPatch, kind: str, failing: str
+    database: Any, near_clock: MovedClock, monkeypatch: pytest.MonkeyPatch, kind: str, command: str
 ) -> None:
     """An error of the tool, with its next step: no other one reaches the caller, nor the command line."""
     monkeypatch.setattr(resolving, "_SECONDS", 3.0)
     repository = await without_uniqueness(database, near_clock, keeps_index=False)
     await rivals(repository, near_clock, "c", 2)
     failure, expected = FAILURES[kind]
-    where = {"failCommands": [failing], "namespace": f"{database.name}.{COLLECTION}"}
-    point = {"configureFailPoint": "failCommand"}
-    await database.client.admin.command({**point, "mode": "alwaysOn", "data": {**failure, **where}})
-    try:
+    where = {"namespace": f"{database.name}.{COLLECTION}"}
+    async with failing(database, command, **failure, **where):
         with pytest.raises(expected):
             await apply(database, resolve="supersede-older")
-    finally:
-        await database.client.admin.command({**point, "mode": "off"})
     assert len((await apply(database, resolve="supersede-older")).superseded) == 1
 
 

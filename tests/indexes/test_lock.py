@@ -1,12 +1,11 @@
 """One apply at a time: the lock, its lease, and what somebody else changes meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pytest
+from fail_points import failing
 
 from indexes import LockHeld, Unsettled, apply, check
 from indexes.lock import LOCKS, locked
@@ -69,26 +68,13 @@ async def test_a_run_that_lost_its_lock_stops_before_its_next_step(database: Any
     assert len(await database[COLLECTION].index_information()) < 9
 
 
-@asynccontextmanager
-async def failing(database: Any, command: str, code: int, *, times: int) -> AsyncIterator[None]:
-    """A server that answers a command with an error, so many times."""
-    failure = {"failCommands": [command], "errorCode": code}
-    await database.client.admin.command(
-        {"configureFailPoint": "failCommand", "mode": {"times": times}, "data": failure}
-    )
-    try:
-        yield
-    finally:
-        await database.client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
-
-
 @pytest.mark.parametrize(("command", "code"), [("createIndexes", 276), ("createIndexes", 85), ("dropIndexes", 27)])
 async def test_what_somebody_else_did_meanwhile_is_replanned(database: Any, command: str, code: int) -> None:
     """An aborted build, an index that came or went between look and step: look again, and go on."""
     await apply(database)
     await database[COLLECTION].drop_index(TRIGGER)
     await database[COLLECTION].create_index([("trigger_id", 1)], name=TRIGGER, sparse=True)
-    async with failing(database, command, code, times=1):
+    async with failing(database, command, mode={"times": 1}, errorCode=code):
         done = await apply(database)
     assert len(done.steps) == 4
     assert (await check(database)).is_as_declared
@@ -97,7 +83,7 @@ async def test_what_somebody_else_did_meanwhile_is_replanned(database: Any, comm
 async def test_a_build_that_is_aborted_again_and_again_ends_the_run(database: Any, monkeypatch: Any) -> None:
     """It is told, rather than tried for ever; what was done stays."""
     monkeypatch.setattr("indexes.building._POLL_SECONDS", 0.001)
-    async with failing(database, "createIndexes", 276, times=1000):
+    async with failing(database, "createIndexes", mode={"times": 1000}, errorCode=276):
         with pytest.raises(Unsettled, match="somebody else"):
             await apply(database)
     await apply(database)

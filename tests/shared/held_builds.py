@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from fail_points import fail_point
+
 from indexes.server import Server
 from sessions.document import COLLECTION
 
@@ -13,12 +15,8 @@ from sessions.document import COLLECTION
 async def builds_held(database: Any) -> AsyncIterator[None]:
     """A server whose builds begin and do not end; there has to be a document for one to begin."""
     await database[COLLECTION].insert_one({"_id": "a", "trigger_id": "t"})
-    point = {"configureFailPoint": "hangAfterStartingIndexBuild"}
-    await database.client.admin.command({**point, "mode": "alwaysOn"})
-    try:
+    async with fail_point(database, "hangAfterStartingIndexBuild"):
         yield
-    finally:
-        await database.client.admin.command({**point, "mode": "off"})
 
 
 async def under_way(database: Any) -> str:
