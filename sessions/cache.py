@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from sessions import inputs
-from sessions.cancelling import stopped
+from sessions.cancelling import forget, stopped
 from sessions.errors import SessionRef, StoreUnavailable, WatchInterrupted, WriteOutcome
 from sessions.feed import LONGEST_WAIT, Event, Follower, in_background
 from sessions.lapsing import route_of
@@ -221,9 +221,8 @@ class CachedRouter(Follower):
 
     def _looked_up(self, task: "asyncio.Task[ActiveScheduleSessionSnapshot | None]") -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            # Whoever waited for it may have been cancelled.
-            task.exception()
+        # Whoever waited for it may have been cancelled.
+        forget(task)
 
     async def _look_up(self, key: Key, lookup: _Lookup) -> ActiveScheduleSessionSnapshot | None:
         try:

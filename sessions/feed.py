@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakSet
 
-from sessions.cancelling import stopped, to_the_end, until_set
+from sessions.cancelling import forget, stopped, to_the_end, until_set
 from sessions.errors import SessionRef, StoreUnavailable, WatchInterrupted, WriteOutcome
 from sessions.models import ActiveScheduleSessionSnapshot, to_snapshot
 
@@ -342,5 +342,4 @@ async def _let_go(stream: Stream, reading: "asyncio.Task[dict[str, Any] | None] 
     if reading is not None:
         reading.cancel()
         await asyncio.wait({reading}, timeout=_READ_ENDS_WITHIN)
-        if reading.done() and not reading.cancelled():
-            reading.exception()
+        forget(reading)

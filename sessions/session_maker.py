@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 from sessions.models import ActiveScheduleSessionSnapshot, ApplyClaim, RerunClaim, derive_session_id
 from sessions.repository import SessionRepository
@@ -37,6 +37,19 @@ class ReadyCall:
     async def __call__(self, repository: SessionRepository, **more: Any) -> Any:
         """Make it."""
         return await getattr(repository, self.name.value)(**self.arguments, **more)
+
+
+class Given(TypedDict, total=False):
+    """What a test may say of the session that it wants."""
+
+    user_id: int
+    conversation_id: str | None
+    expires_at: datetime | None
+
+
+def _own(kind: str, session: ActiveScheduleSessionSnapshot) -> str:
+    """The id of a made session's preview or reply: each has its trigger's number."""
+    return f"{kind}-{session.trigger_id.removeprefix('trigger-')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,55 +98,29 @@ class SessionMaker:
             return await self.repository.get(session.session_id, user_id=user_id)
         return session
 
-    async def claim(
-        self,
-        *,
-        user_id: int = 1,
-        conversation_id: str | None = None,
-        expires_at: datetime | None = None,
-        lease: timedelta | None = None,
-    ) -> RerunClaim:
+    async def claim(self, *, lease: timedelta | None = None, **given: Unpack[Given]) -> RerunClaim:
         """A reply claim on a new session, held."""
-        session = await self(user_id=user_id, conversation_id=conversation_id, expires_at=expires_at)
-        reply_id = f"reply-{session.trigger_id.removeprefix('trigger-')}"
-        return await self.repository.claim_rerun(session.session_id, user_id=user_id, reply_id=reply_id, lease=lease)
-
-    async def refinement(
-        self,
-        *,
-        user_id: int = 1,
-        conversation_id: str | None = None,
-        expires_at: datetime | None = None,
-        lease: timedelta | None = None,
-    ) -> RerunClaim:
-        """A refinement claim on a new session, held."""
-        session = await self(
-            SessionStatus.READY_PREVIEW, user_id=user_id, conversation_id=conversation_id, expires_at=expires_at
+        session = await self(**given)
+        return await self.repository.claim_rerun(
+            session.session_id, user_id=session.user_id, reply_id=_own("reply", session), lease=lease
         )
-        number = session.trigger_id.removeprefix("trigger-")
+
+    async def refinement(self, *, lease: timedelta | None = None, **given: Unpack[Given]) -> RerunClaim:
+        """A refinement claim on a new session, held."""
+        session = await self(SessionStatus.READY_PREVIEW, **given)
         return await self.repository.claim_refinement(
             session.session_id,
-            user_id=user_id,
-            preview_id=f"preview-{number}",
-            reply_id=f"reply-{number}",
+            user_id=session.user_id,
+            preview_id=_own("preview", session),
+            reply_id=_own("reply", session),
             lease=lease,
         )
 
-    async def apply_claim(
-        self,
-        *,
-        user_id: int = 1,
-        conversation_id: str | None = None,
-        expires_at: datetime | None = None,
-        lease: timedelta | None = None,
-    ) -> ApplyClaim:
+    async def apply_claim(self, *, lease: timedelta | None = None, **given: Unpack[Given]) -> ApplyClaim:
         """A claim on a new session whose user has confirmed its preview, held."""
-        session = await self(
-            SessionStatus.READY_PREVIEW, user_id=user_id, conversation_id=conversation_id, expires_at=expires_at
-        )
-        number = session.trigger_id.removeprefix("trigger-")
+        session = await self(SessionStatus.READY_PREVIEW, **given)
         return await self.repository.claim_apply(
-            session.session_id, user_id=user_id, preview_id=f"preview-{number}", lease=lease
+            session.session_id, user_id=session.user_id, preview_id=_own("preview", session), lease=lease
         )
 
     async def ready(self, name: CallName, *, kind: LeaseKind | None = None) -> ReadyCall:
