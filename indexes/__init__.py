@@ -1,6 +1,6 @@
 """The declared indexes of Beanie documents on a live database: planned, applied, checked and explained."""
 
-from indexes.building import Applied, Resolution, apply
+from indexes.applier import Applied, Resolution, apply
 from indexes.errors import (
     BadChoice,
     BadDocument,
@@ -12,10 +12,10 @@ from indexes.errors import (
     Unreachable,
     Unsettled,
 )
-from indexes.explaining import Explanation, explain
-from indexes.plan import Plan, check, plan
+from indexes.planner import Plan, check, plan
 from indexes.progress import Progress
-from indexes.sharding import shard
+from indexes.session_collection.explaining import Explanation, explain
+from indexes.session_collection.sharding import shard
 
 __all__ = [
     "Applied",

@@ -17,20 +17,20 @@ from pymongo.errors import OperationFailure, PyMongoError
 from rich.console import Console
 
 from indexes import errors, rendering
-from indexes.building import DEFAULT_COMMIT_QUORUM, Resolution, apply
+from indexes.applier import DEFAULT_COMMIT_QUORUM, Resolution, apply
 from indexes.declared import DEFAULT_DOCUMENTS, load
 from indexes.errors import BadChoice, IndexToolError
-from indexes.explaining import explain
 from indexes.lock import DEFAULT_LEASE
-from indexes.plan import check, plan
-from indexes.sharding import shard
-from sessions.driver import connect, disconnect
-from sessions.errors import SessionError
+from indexes.planner import check, plan
+from indexes.session_collection.explaining import explain
+from indexes.session_collection.sharding import shard
+from sessions.domain.errors import SessionError
+from sessions.store.collection import connect, disconnect
 
 if TYPE_CHECKING:
     from beanie import Document
 
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
 # To the end of the message: a password may hold anything, a blank too.
 _A_URI: Final = re.compile(r"mongodb(\+srv)?:.*", re.IGNORECASE | re.DOTALL)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from indexes.server import Server
-from sessions.index_comparison import keys_of
+from sessions.store.index_definitions import keys_of
 
 MOST_NAMED: Final = 10
 _EMPTY: Final = "__is_empty_"

@@ -9,8 +9,8 @@ from beanie import Document
 from pymongo import IndexModel
 
 from indexes.errors import BadDocument
-from sessions.document import ActiveScheduleSession
-from sessions.index_comparison import keys_of, signature
+from sessions.store.document import ActiveScheduleSession
+from sessions.store.index_definitions import keys_of, signature
 
 DEFAULT_DOCUMENTS: Final[tuple[type[Document], ...]] = (ActiveScheduleSession,)
 

@@ -16,7 +16,7 @@ from pymongo.errors import OperationFailure
 
 from indexes.errors import IndexToolError, LockHeld, MissingRight, Unreachable
 from indexes.server import Server
-from sessions.cancelling import until_set
+from sessions.tasks import until_set
 
 logger = logging.getLogger("indexes")
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 from pymongo.errors import OperationFailure
 
 from indexes.errors import MissingRight, Unreachable
-from indexes.planning import Step
 from indexes.server import Server
-from sessions.cancelling import until_set
+from indexes.steps import Step
+from sessions.tasks import until_set
 
 logger = logging.getLogger("indexes")
 

@@ -12,13 +12,13 @@ from rich.progress import Task as BarTask
 from rich.table import Table
 from rich.text import Text
 
-from indexes.building import Applied
+from indexes.applier import Applied
 from indexes.conflicts import Conflict
-from indexes.explaining import Explanation
-from indexes.plan import IndexStanding, Plan, Standing
-from indexes.planning import Action, Blocked, Step
+from indexes.planner import IndexStanding, Plan, Standing
 from indexes.progress import Progress as BuildProgress
-from sessions.index_comparison import in_words
+from indexes.session_collection.explaining import Explanation
+from indexes.steps import Action, Blocked, Step
+from sessions.store.index_definitions import in_words
 
 _WIDTH_WITHOUT_TERMINAL: Final = 140
 _STYLES: Final[Mapping[Standing, str]] = {

@@ -8,13 +8,13 @@ from pymongo import ReadPreference
 from pymongo.errors import ExecutionTimeout, OperationFailure, PyMongoError
 
 from indexes.errors import BadChoice, IndexToolError, MissingRight, Unreachable
-from sessions.cancelling import answered
-from sessions.driver import SessionCollection
-from sessions.driver_errors import cause_of
-from sessions.index_comparison import as_listed
+from sessions.store.collection import SessionCollection
+from sessions.store.driver_errors import cause_of
+from sessions.store.index_definitions import as_listed
+from sessions.tasks import answered
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
 QUICK_SECONDS: Final = 5.0
 # None would leave the limit to the client's own `timeoutMS`; 0 stands above it and is none.

@@ -1,37 +1,6 @@
 """Which session governs this conversation? Durable, atomic session records on MongoDB."""
 
-from sessions.bridge import SessionBridge
-from sessions.cache import CachedRouter
-from sessions.document import ActiveScheduleSession
-from sessions.errors import (
-    ConflictReason,
-    ConversationBusy,
-    IndexesMissing,
-    InvalidSessionInput,
-    InvalidTransition,
-    LeaseLost,
-    SessionError,
-    SessionExists,
-    SessionNotFound,
-    StalePreview,
-    StaleReply,
-    StoreUnavailable,
-    TransitionConflict,
-    WatchInterrupted,
-)
-from sessions.inputs import UNSET
-from sessions.models import (
-    ActiveScheduleSessionSnapshot,
-    ActiveScheduleSessionState,
-    ApplyClaim,
-    Page,
-    RerunClaim,
-    Route,
-    RouteAction,
-    Transition,
-)
-from sessions.repository import SessionRepository, open_repository
-from sessions.results import (
+from sessions.bridge.outcomes import (
     AlreadyHandled,
     Applied,
     ApplyFailed,
@@ -52,9 +21,40 @@ from sessions.results import (
     Turn,
     action_url,
 )
-from sessions.status import SessionStatus
-from sessions.upkeep import Upkeep
-from sessions.watch import Change
+from sessions.bridge.session_bridge import SessionBridge
+from sessions.bridge.upkeep import Upkeep
+from sessions.cache.cached_router import CachedRouter
+from sessions.changes.watch import Change
+from sessions.domain.errors import (
+    ConflictReason,
+    ConversationBusy,
+    IndexesMissing,
+    InvalidSessionInput,
+    InvalidTransition,
+    LeaseLost,
+    SessionError,
+    SessionExists,
+    SessionNotFound,
+    StalePreview,
+    StaleReply,
+    StoreUnavailable,
+    TransitionConflict,
+    WatchInterrupted,
+)
+from sessions.domain.inputs import UNSET
+from sessions.domain.lifecycle import SessionStatus
+from sessions.domain.models import (
+    ActiveScheduleSessionSnapshot,
+    ActiveScheduleSessionState,
+    ApplyClaim,
+    Page,
+    RerunClaim,
+    Route,
+    RouteAction,
+    Transition,
+)
+from sessions.repository import SessionRepository, open_repository
+from sessions.store.document import ActiveScheduleSession
 
 __all__ = [
     "UNSET",

@@ -11,9 +11,9 @@ _OF_THE_EXTRA: Final = frozenset({"rich", "motor", "mongomock_motor"})
 
 def _demo() -> int:
     try:
-        from sessions import demo  # noqa: PLC0415 - it needs an extra that no other command would
+        from sessions.demo import command  # noqa: PLC0415 - it needs an extra that no other command would
 
-        return demo.main()
+        return command.main()
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in _OF_THE_EXTRA:

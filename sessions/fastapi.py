@@ -14,15 +14,15 @@ from typing import Annotated, Any, Final, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from sessions import inputs
-from sessions.bridge import SessionBridge
-from sessions.cache import CachedRouter
-from sessions.errors import SessionError
-from sessions.models import ActiveScheduleSessionSnapshot, ActiveScheduleSessionState, Route
+from sessions.bridge.session_bridge import SessionBridge
+from sessions.bridge.upkeep import Upkeep
+from sessions.cache.cached_router import CachedRouter
+from sessions.changes.watch import Watch
+from sessions.domain import inputs
+from sessions.domain.errors import SessionError
+from sessions.domain.lifecycle import SessionStatus
+from sessions.domain.models import ActiveScheduleSessionSnapshot, ActiveScheduleSessionState, Route
 from sessions.repository import SessionRepository
-from sessions.status import SessionStatus
-from sessions.upkeep import Upkeep
-from sessions.watch import Watch
 
 _OF_THE_EXTRA: Final = frozenset({"fastapi", "sse_starlette", "anyio"})
 

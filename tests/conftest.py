@@ -10,12 +10,12 @@ import pytest
 import pytest_asyncio
 
 from sessions import open_repository
-from sessions.driver import connect, disconnect
+from sessions.store.collection import connect, disconnect
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
-pytest_plugins = ["sessions.testing", "chat_fixtures", "pytester"]
+pytest_plugins = ["sessions.testing", "tests.support.chat_fixtures", "pytester"]
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -3,15 +3,16 @@
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sessions import inputs, queries, reads
-from sessions.models import ActiveScheduleSessionSnapshot, ApplyClaim, to_snapshot
-from sessions.queries import Call
+from sessions.domain import inputs
+from sessions.domain.lifecycle import CallName
+from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, to_snapshot
 from sessions.repository.engine import Engine
 from sessions.repository.held import apply_claim_of, checked_claim
-from sessions.status import CallName
+from sessions.store import reads, writes
+from sessions.store.writes import Call
 
 if TYPE_CHECKING:
-    from sessions.driver import ClientSession
+    from sessions.store.collection import ClientSession
 
 
 class Applying(Engine):
@@ -68,7 +69,7 @@ class Applying(Engine):
             operation_id=self._operation_id(operation_id),
             max_attempts=self._max_attempts,
         )
-        return await self._claim(call, queries.claim_apply, apply_claim_of, client_session)
+        return await self._claim(call, writes.claim_apply, apply_claim_of, client_session)
 
     async def complete_apply(
         self,
@@ -152,7 +153,7 @@ class Applying(Engine):
             reason=reason,
             changes=changes,
         )
-        return await self._carry_out(call, queries.written_back, client_session)
+        return await self._carry_out(call, writes.written_back, client_session)
 
     async def interrupted_applies(self, *, limit: int = 1000) -> list[ActiveScheduleSessionSnapshot]:
         """Read the sessions whose write-back was left behind: the user said yes, and its writer's lease has lapsed.

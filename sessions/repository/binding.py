@@ -2,15 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from sessions import inputs, queries
-from sessions.inputs import UNSET, Unset
-from sessions.models import ActiveScheduleSessionSnapshot
-from sessions.queries import Call
+from sessions.domain import inputs
+from sessions.domain.inputs import UNSET, Unset
+from sessions.domain.lifecycle import CallName
+from sessions.domain.models import ActiveScheduleSessionSnapshot
 from sessions.repository.engine import Engine
-from sessions.status import CallName
+from sessions.store import writes
+from sessions.store.writes import Call
 
 if TYPE_CHECKING:
-    from sessions.driver import ClientSession
+    from sessions.store.collection import ClientSession
 
 
 class Binding(Engine):
@@ -58,7 +59,7 @@ class Binding(Engine):
             notification_id=inputs.settable_identifier("notification_id", notification_id),
             expected_revision=inputs.optional_integer("expected_revision", expected_revision),
         )
-        return await self._carry_out(call, queries.bind_conversation, client_session)
+        return await self._carry_out(call, writes.bind_conversation, client_session)
 
     async def record_notification(
         self,
@@ -93,4 +94,4 @@ class Binding(Engine):
             user_id=inputs.integer("user_id", user_id),
             notification_id=inputs.identifier("notification_id", notification_id),
         )
-        return await self._carry_out(call, queries.record_notification, client_session)
+        return await self._carry_out(call, writes.record_notification, client_session)

@@ -4,15 +4,16 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sessions import inputs, queries
-from sessions.models import ActiveScheduleSessionSnapshot, ApplyClaim, RerunClaim
-from sessions.queries import Call
+from sessions.domain import inputs
+from sessions.domain.lifecycle import CallName
+from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, RerunClaim
 from sessions.repository.engine import AnyClaim, Engine
 from sessions.repository.held import checked_claim, rerun_claim_of
-from sessions.status import CallName
+from sessions.store import writes
+from sessions.store.writes import Call
 
 if TYPE_CHECKING:
-    from sessions.driver import ClientSession
+    from sessions.store.collection import ClientSession
 
 
 class Claims(Engine):
@@ -60,7 +61,7 @@ class Claims(Engine):
             question_number=inputs.optional_integer("question_number", question_number),
             **self._claim_arguments(CallName.CLAIM_RERUN, session_id, user_id, reply_id, lease, operation_id),
         )
-        return await self._claim(call, queries.claim_rerun, rerun_claim_of, client_session)
+        return await self._claim(call, writes.claim_rerun, rerun_claim_of, client_session)
 
     async def claim_refinement(
         self,
@@ -105,7 +106,7 @@ class Claims(Engine):
             preview_id=inputs.identifier("preview_id", preview_id),
             **self._claim_arguments(CallName.CLAIM_REFINEMENT, session_id, user_id, reply_id, lease, operation_id),
         )
-        return await self._claim(call, queries.claim_refinement, rerun_claim_of, client_session)
+        return await self._claim(call, writes.claim_refinement, rerun_claim_of, client_session)
 
     def _claim_arguments(
         self,
@@ -153,7 +154,7 @@ class Claims(Engine):
             claim=held,
             lease=held.lease,
         )
-        session = await self._carry_out(call, queries.renew, client_session)
+        session = await self._carry_out(call, writes.renew, client_session)
         lease = session.lease
         # The lease is the holder's: the guard matched it.
         return replace(claim, session=session, expires_at=claim.expires_at if lease is None else lease.expires_at)
@@ -201,4 +202,4 @@ class Claims(Engine):
             count_attempt=inputs.flag("count_attempt", count_attempt),
             operation_id=self._operation_id(operation_id),
         )
-        return await self._carry_out(call, queries.release, client_session)
+        return await self._carry_out(call, writes.release, client_session)

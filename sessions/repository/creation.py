@@ -4,24 +4,25 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sessions import inputs, queries, reads
-from sessions.cancelling import to_the_end
-from sessions.driver import DuplicateKey, SessionCollection
-from sessions.errors import (
+from sessions.domain import inputs
+from sessions.domain.errors import (
     ConflictReason,
     InvalidSessionInput,
     SessionExists,
     SessionRef,
     TransitionConflict,
 )
-from sessions.models import ActiveScheduleSessionSnapshot, derive_session_id, to_snapshot
-from sessions.queries import Call
+from sessions.domain.lifecycle import CallName, SessionStatus
+from sessions.domain.models import ActiveScheduleSessionSnapshot, derive_session_id, to_snapshot
 from sessions.repository.engine import RETRIES, Engine
 from sessions.repository.refusals import entries_of, reference
-from sessions.status import CallName, SessionStatus
+from sessions.store import reads, writes
+from sessions.store.collection import DuplicateKey, SessionCollection
+from sessions.store.writes import Call
+from sessions.tasks import to_the_end
 
 if TYPE_CHECKING:
-    from sessions.driver import ClientSession
+    from sessions.store.collection import ClientSession
 
 
 class Creation(Engine):
@@ -209,7 +210,7 @@ class Creation(Engine):
         number = 1 if status is SessionStatus.WAITING_USER_REPLY else 0
         for _ in range(1 + RETRIES):
             at = self._clock.now()
-            document = queries.new_document(call, trigger_id=trigger_id, status=status, question_number=number, at=at)
+            document = writes.new_document(call, trigger_id=trigger_id, status=status, question_number=number, at=at)
             try:
                 await collection.insert(document, about=about)
             except DuplicateKey as error:

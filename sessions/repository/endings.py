@@ -2,14 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-from sessions import inputs, queries
-from sessions.models import ActiveScheduleSessionSnapshot
-from sessions.queries import Call
+from sessions.domain import inputs
+from sessions.domain.lifecycle import CallName
+from sessions.domain.models import ActiveScheduleSessionSnapshot
 from sessions.repository.engine import Engine
-from sessions.status import CallName
+from sessions.store import writes
+from sessions.store.writes import Call
 
 if TYPE_CHECKING:
-    from sessions.driver import ClientSession
+    from sessions.store.collection import ClientSession
 
 
 class Endings(Engine):
@@ -57,7 +58,7 @@ class Endings(Engine):
             expected_revision=inputs.optional_integer("expected_revision", expected_revision),
             operation_id=self._operation_id(operation_id),
         )
-        return await self._carry_out(call, queries.apply, client_session)
+        return await self._carry_out(call, writes.apply, client_session)
 
     async def ignore(
         self,
@@ -156,4 +157,4 @@ class Endings(Engine):
             reason=reason,
             changes=changes,
         )
-        return await self._carry_out(call, queries.end, client_session)
+        return await self._carry_out(call, writes.end, client_session)

@@ -7,12 +7,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import uuid4
 
-from sessions import inputs, queries, reads
-from sessions.cancelling import to_the_end, to_the_end_or_undone
-from sessions.clock import Clock
-from sessions.document import GOVERNOR_FIELDS
-from sessions.driver import DuplicateKey, SessionCollection
-from sessions.errors import (
+from sessions.domain import inputs
+from sessions.domain.errors import (
     ConflictReason,
     ConversationBusy,
     LeaseLost,
@@ -23,15 +19,20 @@ from sessions.errors import (
     TransitionConflict,
     WriteOutcome,
 )
-from sessions.lapsing import counts_as, has_expired
-from sessions.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, RerunClaim, to_snapshot
-from sessions.queries import Call, Write
+from sessions.domain.expiry import counts_as, has_expired
+from sessions.domain.lifecycle import CallName, LeaseKind, SessionStatus
+from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, RerunClaim, to_snapshot
 from sessions.repository.refusals import Exhausted, Lapsed, Refused, Replayed, explain, reference
-from sessions.status import CallName, LeaseKind, SessionStatus
-from sessions.updates import Query
+from sessions.store import reads, writes
+from sessions.store.clock import Clock
+from sessions.store.collection import DuplicateKey, SessionCollection
+from sessions.store.document import GOVERNOR_FIELDS
+from sessions.store.updates import Query
+from sessions.store.writes import Call, Write
+from sessions.tasks import to_the_end, to_the_end_or_undone
 
 if TYPE_CHECKING:
-    from sessions.driver import ClientSession
+    from sessions.store.collection import ClientSession
 
 logger = logging.getLogger("sessions")
 
@@ -95,7 +96,7 @@ class Engine:
             operation_id=uuid4().hex,
         )
         try:
-            await self._try(self._collection.for_one_call(), call, queries.release)
+            await self._try(self._collection.for_one_call(), call, writes.release)
         except (LeaseLost, SessionNotFound):
             return  # it was ended or taken over meanwhile
         except SessionError as error:
@@ -195,8 +196,8 @@ class Engine:
         self, collection: SessionCollection, found: ActiveScheduleSessionSnapshot, at: datetime
     ) -> Query | None:
         """End an expired session, or put a lapsed refinement back, guarded by the revision it was read at."""
-        write = queries.expire(at) if has_expired(found, at) else queries.put_back(LeaseKind.REFINEMENT, at)
-        guarded = queries.narrowed(write, session_id=found.session_id, user_id=found.user_id, revision=found.revision)
+        write = writes.expire(at) if has_expired(found, at) else writes.put_back(LeaseKind.REFINEMENT, at)
+        guarded = writes.narrowed(write, session_id=found.session_id, user_id=found.user_id, revision=found.revision)
         about = SessionRef(session_id=found.session_id, user_id=found.user_id)
         return await collection.find_one_and_update(guarded, about=about)
 
@@ -215,7 +216,7 @@ class Engine:
         """End the session and say why; where somebody else was first, return, so that the call is tried again."""
         about = SessionRef(session_id=call.session_id, user_id=call.user_id)
         ended = await collection.find_one_and_update(
-            queries.fail_exhausted_claim(call, at, revision=found.revision), about=about
+            writes.fail_exhausted_claim(call, at, revision=found.revision), about=about
         )
         if ended is None:
             return

@@ -3,10 +3,10 @@
 from datetime import timedelta
 from typing import Final
 
-from sessions import inputs
-from sessions.errors import InvalidSessionInput
-from sessions.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, RerunClaim
-from sessions.status import CALLS, RERUNS, CallName, LeaseKind
+from sessions.domain import inputs
+from sessions.domain.errors import InvalidSessionInput
+from sessions.domain.lifecycle import CALLS, RERUNS, CallName, LeaseKind
+from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, RerunClaim
 
 _CLASSES: Final = {kind: RerunClaim if kind in RERUNS else ApplyClaim for kind in LeaseKind}
 

@@ -7,10 +7,11 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sessions import inputs, reads
-from sessions.errors import InvalidSessionInput, SessionNotFound, SessionRef
-from sessions.lapsing import route_of
-from sessions.models import (
+from sessions.domain import inputs
+from sessions.domain.errors import InvalidSessionInput, SessionNotFound, SessionRef
+from sessions.domain.expiry import route_of
+from sessions.domain.lifecycle import ALL, SessionStatus
+from sessions.domain.models import (
     ActiveScheduleSessionSnapshot,
     Page,
     Route,
@@ -18,13 +19,13 @@ from sessions.models import (
     to_snapshot,
     to_transitions,
 )
-from sessions.reads import Lookup
 from sessions.repository.engine import Engine
-from sessions.status import ALL, SessionStatus
-from sessions.updates import Query
+from sessions.store import reads
+from sessions.store.reads import Lookup
+from sessions.store.updates import Query
 
 if TYPE_CHECKING:
-    from sessions.driver import ClientSession
+    from sessions.store.collection import ClientSession
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_CURSOR = 512

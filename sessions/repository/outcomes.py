@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sessions import inputs, queries
-from sessions.errors import InvalidSessionInput
-from sessions.inputs import UNSET, Unset
-from sessions.models import ActiveScheduleSessionSnapshot, RerunClaim
-from sessions.queries import Call
+from sessions.domain import inputs
+from sessions.domain.errors import InvalidSessionInput
+from sessions.domain.inputs import UNSET, Unset
+from sessions.domain.lifecycle import CallName
+from sessions.domain.models import ActiveScheduleSessionSnapshot, RerunClaim
 from sessions.repository.engine import Engine
 from sessions.repository.held import checked_claim
-from sessions.status import CallName
+from sessions.store import writes
+from sessions.store.writes import Call
 
 if TYPE_CHECKING:
-    from sessions.driver import ClientSession
+    from sessions.store.collection import ClientSession
 
 
 class Outcomes(Engine):
@@ -210,4 +211,4 @@ class Outcomes(Engine):
             reason=reason,
             changes=changes,
         )
-        return await self._carry_out(call, queries.outcome, client_session)
+        return await self._carry_out(call, writes.outcome, client_session)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sessions.errors import (
+from sessions.domain.errors import (
     ConflictReason,
     InvalidTransition,
     LeaseLost,
@@ -16,11 +16,11 @@ from sessions.errors import (
     StaleReply,
     TransitionConflict,
 )
-from sessions.inputs import to_millisecond
-from sessions.lapsing import counts_as, has_lapsed_lease, has_live_lease, question_stands
-from sessions.models import ActiveScheduleSessionSnapshot, Claim, to_snapshot
-from sessions.queries import Call
-from sessions.status import ALL, CALLS, LEASES, CallName, LeaseKind, SessionStatus
+from sessions.domain.expiry import counts_as, has_lapsed_lease, has_live_lease, question_stands
+from sessions.domain.inputs import to_millisecond
+from sessions.domain.lifecycle import ALL, CALLS, LEASES, CallName, LeaseKind, SessionStatus
+from sessions.domain.models import ActiveScheduleSessionSnapshot, Claim, to_snapshot
+from sessions.store.writes import Call
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,13 @@
 
 from datetime import datetime
 
-from sessions import inputs, queries, reads
-from sessions.cancelling import to_the_end
-from sessions.queries import Write
-from sessions.reads import Lookup
+from sessions.domain import inputs
+from sessions.domain.lifecycle import ALL, LeaseKind, SessionStatus
 from sessions.repository.engine import Engine
-from sessions.status import ALL, LeaseKind, SessionStatus
+from sessions.store import reads, writes
+from sessions.store.reads import Lookup
+from sessions.store.writes import Write
+from sessions.tasks import to_the_end
 
 
 class Sweeps(Engine):
@@ -20,7 +21,7 @@ class Sweeps(Engine):
         # The guard stands in the filter again: what changed since the batch was read is left alone.
         if not session_ids:
             return 0
-        return await to_the_end(self._collection.update_many(queries.narrowed_to(write, session_ids)))
+        return await to_the_end(self._collection.update_many(writes.narrowed_to(write, session_ids)))
 
     async def expire_due(self, *, limit: int = 1000) -> int:
         """End sessions that are past their ``expires_at`` with nobody at work on them.
@@ -40,7 +41,7 @@ class Sweeps(Engine):
         """
         limit = inputs.integer("limit", limit)
         at = self._clock.now()
-        return await self._sweep(await self._batch(reads.due(at, limit=limit)), queries.expire(at))
+        return await self._sweep(await self._batch(reads.due(at, limit=limit)), writes.expire(at))
 
     async def recover_stalled(self, *, limit: int = 1000) -> int:
         """Give back what dead workers hold: a reply to its question, a refinement to its preview.
@@ -65,10 +66,10 @@ class Sweeps(Engine):
         at = self._clock.now()
         batch = await self._batch(reads.stalled(at, limit=limit))
         sweeps = (
-            queries.expire(at),
-            queries.fail_stalled(at, max_attempts=self._max_attempts),
-            queries.put_back_reply(at, max_attempts=self._max_attempts),
-            queries.put_back(LeaseKind.REFINEMENT, at),
+            writes.expire(at),
+            writes.fail_stalled(at, max_attempts=self._max_attempts),
+            writes.put_back_reply(at, max_attempts=self._max_attempts),
+            writes.put_back(LeaseKind.REFINEMENT, at),
         )
         return sum([await self._sweep(batch, write) for write in sweeps])
 
@@ -92,7 +93,7 @@ class Sweeps(Engine):
         before = inputs.moment("ended_before", ended_before)
         lookup = reads.ended(before, limit=inputs.integer("limit", limit))
         batch = await self._batch(lookup)
-        return await to_the_end(self._collection.delete_many(queries.purge(before, batch))) if batch else 0
+        return await to_the_end(self._collection.delete_many(writes.purge(before, batch))) if batch else 0
 
     async def count_by_status(self) -> dict[SessionStatus, int]:
         """Count the sessions that stand in each status.

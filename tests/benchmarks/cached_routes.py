@@ -16,10 +16,10 @@ from typing import Any, Final
 from uuid import uuid4
 
 from sessions import CachedRouter, SessionRepository, open_repository
-from sessions.driver import DEFAULT_DRIVER, connect, disconnect
-from sessions.models import ActiveScheduleSessionSnapshot, to_snapshot
+from sessions.cache.entries import Routes, to_entry
+from sessions.domain.models import ActiveScheduleSessionSnapshot, to_snapshot
 from sessions.mongod import find_mongod, running_mongod
-from sessions.routes import Routes, to_entry
+from sessions.store.collection import DEFAULT_DRIVER, connect, disconnect
 from sessions.testing import CommandCounter
 
 CONVERSATIONS: Final = 10_000

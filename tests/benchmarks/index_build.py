@@ -19,10 +19,11 @@ from rich.progress import track
 
 from indexes import apply, check
 from indexes.server import Server
-from sessions import open_repository, reads
-from sessions.document import COLLECTION, ROUTING_INDEX
-from sessions.driver import connect, disconnect
+from sessions import open_repository
 from sessions.mongod import find_mongod, running_mongod
+from sessions.store import reads
+from sessions.store.collection import connect, disconnect
+from sessions.store.document import COLLECTION, ROUTING_INDEX
 
 DOCUMENTS: Final = 1_000_000
 BATCH: Final = 20_000

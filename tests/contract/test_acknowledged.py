@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from fail_points import fail_point
 
 from sessions import RerunClaim, SessionRepository, open_repository
-from sessions.driver import DEFAULT_DRIVER, connect, disconnect
 from sessions.mongod import _scratch, find_mongod
+from sessions.store.collection import DEFAULT_DRIVER, connect, disconnect
+from tests.support.fail_points import fail_point
 
 BOUND: Final = 30.0
 POLLS: Final = 40

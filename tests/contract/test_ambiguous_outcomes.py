@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
-from fail_points import failing
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from sessions import (
@@ -24,11 +23,12 @@ from sessions import (
     TransitionConflict,
     open_repository,
 )
-from sessions.document import COLLECTION
-from sessions.driver import connect
-from sessions.errors import WriteOutcome
-from sessions.status import CALLS, CallName, LeaseKind
+from sessions.domain.errors import WriteOutcome
+from sessions.domain.lifecycle import CALLS, CallName, LeaseKind
+from sessions.store.collection import connect
+from sessions.store.document import COLLECTION
 from sessions.testing import Backend, MovedClock, ReadyCall, SessionMaker, StoredDocument
+from tests.support.fail_points import failing
 
 pytestmark = pytest.mark.needs("server")
 

@@ -23,7 +23,7 @@ from sessions import (
 from sessions.testing import CommandCounter, MovedClock
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from sessions import (
     SessionStatus,
     open_repository,
 )
-from sessions.document import COLLECTION
-from sessions.status import CALLS, LeaseKind
+from sessions.domain.lifecycle import CALLS, LeaseKind
+from sessions.store.document import COLLECTION
 from sessions.testing import MovedClock, SessionMaker, StoredDocument
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 LATER: Final = START + timedelta(days=1)

@@ -30,11 +30,11 @@ from sessions import (
     Turn,
     open_repository,
 )
-from sessions.errors import SessionRef, WriteOutcome
+from sessions.domain.errors import SessionRef, WriteOutcome
 from sessions.testing import MovedClock
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
 PRIVATE: Final = "my doctor's name"
 

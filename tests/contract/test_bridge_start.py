@@ -26,7 +26,7 @@ from sessions import (
     Turn,
     action_url,
 )
-from sessions.errors import ConflictReason, SessionRef
+from sessions.domain.errors import ConflictReason, SessionRef
 from sessions.testing import CommandCounter, MovedClock
 
 

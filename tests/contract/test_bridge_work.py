@@ -28,12 +28,12 @@ from sessions import (
     Turn,
     open_repository,
 )
-from sessions.driver import connect_double
-from sessions.errors import SessionRef, WriteOutcome
+from sessions.domain.errors import SessionRef, WriteOutcome
+from sessions.store.collection import connect_double
 from sessions.testing import MovedClock
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
 LEASE: Final = timedelta(seconds=2)
 

@@ -10,7 +10,6 @@ from uuid import uuid4
 import pymongo
 import pytest
 import pytest_asyncio
-from fail_points import Mode, failing
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
@@ -22,12 +21,13 @@ from sessions import (
     StoreUnavailable,
     open_repository,
 )
-from sessions.document import COLLECTION
+from sessions.store.document import COLLECTION
 from sessions.testing import CommandCounter, MovedClock, SessionMaker
+from tests.support.fail_points import Mode, failing
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
-    from sessions.feed import Event
+    from sessions.changes.feed import Event
+    from sessions.store.collection import Database
 
 pytestmark = pytest.mark.needs("change_streams")
 PATIENCE: Final = 20.0

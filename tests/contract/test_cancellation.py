@@ -9,14 +9,14 @@ from random import Random
 from typing import Any, Final
 
 import pytest
-from fail_points import failing
 
 from sessions import ApplyClaim, RerunClaim, SessionRepository, SessionStatus, open_repository
-from sessions.cancelling import to_the_end_or_undone
-from sessions.driver import connect, disconnect
+from sessions.domain.lifecycle import CALLS, LIFECYCLE, CallName, LeaseKind
 from sessions.repository.engine import CANCELLED_REASON
-from sessions.status import CALLS, LIFECYCLE, CallName, LeaseKind
+from sessions.store.collection import connect, disconnect
+from sessions.tasks import to_the_end_or_undone
 from sessions.testing import Backend, CommandCounter, MovedClock, ReadyCall, SessionMaker, StoredDocument
+from tests.support.fail_points import failing
 
 ROUNDS: Final = 6
 BOUND: Final = 20.0

@@ -21,11 +21,11 @@ from sessions import (
     TransitionConflict,
     open_repository,
 )
-from sessions.document import COLLECTION
+from sessions.store.document import COLLECTION
 from sessions.testing import MovedClock, SessionMaker, StoredDocument
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
 
 async def test_a_claim_hands_out_a_lease(repository: SessionRepository, make_session: SessionMaker) -> None:

@@ -13,13 +13,14 @@ from typing import Any, Final
 import pytest
 from pymongo.errors import PyMongoError
 
-from sessions import IndexesMissing, LeaseLost, RouteAction, SessionNotFound, __main__, demo, demo_story
-from sessions.demo_story import STORY, DemoClock, Play, Step, StepError, check, refused
-from sessions.driver import connect, connect_double, disconnect
-from sessions.errors import SessionRef
+from sessions import IndexesMissing, LeaseLost, RouteAction, SessionNotFound, __main__
+from sessions.demo import command, story
+from sessions.demo.story import STORY, DemoClock, Play, Step, StepError, check, refused
+from sessions.domain.errors import SessionRef
+from sessions.domain.lifecycle import SessionStatus
 from sessions.mongod import MongodFailed, find_mongod
 from sessions.repository import open_repository
-from sessions.status import SessionStatus
+from sessions.store.collection import connect, connect_double, disconnect
 
 ROOT = Path(__file__).parents[2]
 UNREACHABLE = "mongodb://someone:secret@127.0.0.1:1/?serverSelectionTimeoutMS=300"
@@ -67,7 +68,7 @@ def printed() -> io.StringIO:
 def without_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that has no server."""
     monkeypatch.delenv("MONGODB_URI", raising=False)
-    monkeypatch.setattr(demo, "find_mongod", lambda: None)
+    monkeypatch.setattr(command, "find_mongod", lambda: None)
 
 
 async def do_nothing(_play: Play) -> str:
@@ -118,7 +119,7 @@ async def test_a_broken_step_leaves_nothing_either(
 ) -> None:
     """A story that fails half-way still removes its database from the user's server."""
     monkeypatch.setenv("MONGODB_URI", mongod_uri)
-    assert await demo.run(demo.console_for(printed), [*STORY[:4], BROKEN]) == 1
+    assert await command.run(command.console_for(printed), [*STORY[:4], BROKEN]) == 1
     name = re.search(r"sessions_demo_[0-9a-f]{8}\b", printed.getvalue())
     assert name is not None
     assert not await is_there(mongod_uri, name[0])
@@ -126,7 +127,7 @@ async def test_a_broken_step_leaves_nothing_either(
 
 async def test_without_a_server_it_says_so(without_server: None, printed: io.StringIO) -> None:
     """On the in-memory double the same story ends well, and the reader is told that it is no server."""
-    assert await demo.run(demo.console_for(printed)) == 0
+    assert await command.run(command.console_for(printed)) == 0
     text = " ".join(printed.getvalue().split())
     assert "it runs on the in-memory double" in text
     assert f"All {len(STORY)} steps ended as they say" in text
@@ -134,7 +135,7 @@ async def test_without_a_server_it_says_so(without_server: None, printed: io.Str
 
 async def test_a_broken_step_is_printed_and_exits_1(without_server: None, printed: io.StringIO) -> None:
     """A step that does not end as it says can't pass for one that does, and the story stops there."""
-    assert await demo.run(demo.console_for(printed), [*STORY[:4], BROKEN, *STORY[4:]]) == 1
+    assert await command.run(command.console_for(printed), [*STORY[:4], BROKEN, *STORY[4:]]) == 1
     assert "FAILED: it was accepted" in printed.getvalue()
     assert " 6. " not in printed.getvalue()
     assert "All " not in printed.getvalue()
@@ -153,7 +154,7 @@ async def test_a_step_fails_for_what_it_does_not_say(step: Step, told: str, prin
     """A wrong route, before or after, and an error that nobody expected are failures too."""
     client: Any = connect_double()
     async with open_repository(client["demo"], create_indexes=True) as repository:
-        assert not await demo.tell(Play(repository, DemoClock()), demo.console_for(printed), [step])
+        assert not await command.tell(Play(repository, DemoClock()), command.console_for(printed), [step])
     assert f"FAILED: {told}" in printed.getvalue()
 
 
@@ -162,7 +163,7 @@ async def test_another_history_is_not_the_storys(printed: io.StringIO) -> None:
     client: Any = connect_double()
     async with open_repository(client["demo"], create_indexes=True) as repository:
         play = Play(repository, DemoClock())
-        assert not await demo.tell(play, demo.console_for(printed), [*STORY[:2], STORY[-1]])
+        assert not await command.tell(play, command.console_for(printed), [*STORY[:2], STORY[-1]])
     assert "FAILED: the statuses were waiting_user_reply" in printed.getvalue()
 
 
@@ -205,9 +206,9 @@ async def test_a_database_that_cannot_be_opened(
     async def refuse(_database: object, **_options: object) -> None:
         raise IndexesMissing(("index x is missing",))
 
-    monkeypatch.setattr(demo, "open_repository", refuse)
-    with pytest.raises(demo.NoStoreError, match="cannot be opened: index x is missing"):
-        await demo.run(demo.console_for(printed))
+    monkeypatch.setattr(command, "open_repository", refuse)
+    with pytest.raises(command.NoStoreError, match="cannot be opened: index x is missing"):
+        await command.run(command.console_for(printed))
 
 
 async def test_a_database_that_cannot_be_removed_is_named(
@@ -222,8 +223,10 @@ async def test_a_database_that_cannot_be_removed_is_named(
     async with client_of(mongod_uri) as client:
         with monkeypatch.context() as patched:
             patched.setattr(type(client), "drop_database", refuse)
-            with pytest.raises(demo.NoStoreError, match=r"^Database sessions_demo_\w{8} could not be removed: PyMongo"):
-                await demo.run(demo.console_for(printed), STORY[:1])
+            with pytest.raises(
+                command.NoStoreError, match=r"^Database sessions_demo_\w{8} could not be removed: PyMongo"
+            ):
+                await command.run(command.console_for(printed), STORY[:1])
         for name in re.findall(r"sessions_demo_[0-9a-f]{8}\b", printed.getvalue()):
             await client.drop_database(name)
 
@@ -232,7 +235,7 @@ async def test_a_database_that_cannot_be_removed_is_named(
 async def test_in_this_process_it_runs_on_its_own_server(monkeypatch: pytest.MonkeyPatch, printed: io.StringIO) -> None:
     """Without MONGODB_URI a server is started and used."""
     monkeypatch.delenv("MONGODB_URI", raising=False)
-    assert await demo.run(demo.console_for(printed), STORY[:2]) == 0
+    assert await command.run(command.console_for(printed), STORY[:2]) == 0
     assert "real mongod of its own" in printed.getvalue()
 
 
@@ -248,7 +251,7 @@ def test_a_stopped_demo_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     async def stop(_console: object) -> int:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(demo, "run", stop)
+    monkeypatch.setattr(command, "run", stop)
     assert __main__.main(["demo"]) == 130
     assert "stopped" in capsys.readouterr().err
 
@@ -256,14 +259,14 @@ def test_a_stopped_demo_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 async def test_a_mongod_that_does_not_start(monkeypatch: pytest.MonkeyPatch, printed: io.StringIO) -> None:
     """A binary that is no server ends the demo in one line."""
     monkeypatch.delenv("MONGODB_URI", raising=False)
-    monkeypatch.setattr(demo, "find_mongod", lambda: Path("mongod"))
+    monkeypatch.setattr(command, "find_mongod", lambda: Path("mongod"))
 
     def fail(_binary: Path) -> Any:
         raise MongodFailed("its log ends:\nmany\nlines")
 
-    monkeypatch.setattr(demo, "running_mongod", fail)
-    with pytest.raises(demo.NoStoreError, match=r"^mongod did not start; .*\.$"):
-        await demo.run(demo.console_for(printed))
+    monkeypatch.setattr(command, "running_mongod", fail)
+    with pytest.raises(command.NoStoreError, match=r"^mongod did not start; .*\.$"):
+        await command.run(command.console_for(printed))
 
 
 @needs_mongod
@@ -302,7 +305,7 @@ def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     def no_rich() -> int:
         raise ModuleNotFoundError("No module named 'rich'", name="rich")
 
-    monkeypatch.setattr(demo, "main", no_rich)
+    monkeypatch.setattr(command, "main", no_rich)
     assert __main__.main(["demo"]) == 2
     said = capsys.readouterr().err
     assert said.splitlines() == ["The demo needs rich: pip install 'active-schedule-sessions[demo]'"]
@@ -312,8 +315,8 @@ def test_the_story_moves_the_clock_past_the_lease() -> None:
     """The dead worker's lease lapses by the demo's clock, without waiting."""
     clock = DemoClock()
     before = clock()
-    clock.advance(demo_story.LEASE)
-    assert clock() - before >= demo_story.LEASE
+    clock.advance(story.LEASE)
+    assert clock() - before >= story.LEASE
 
 
 def test_another_missing_module_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,6 +325,6 @@ def test_another_missing_module_is_no_missing_extra(monkeypatch: pytest.MonkeyPa
     def no_other() -> int:
         raise ModuleNotFoundError("No module named 'other'", name="other")
 
-    monkeypatch.setattr(demo, "main", no_other)
+    monkeypatch.setattr(command, "main", no_other)
     with pytest.raises(ModuleNotFoundError):
         __main__.main(["demo"])

@@ -12,7 +12,6 @@ import pytest
 import pytest_asyncio
 from beanie import init_beanie
 from bson.son import SON
-from fail_points import failing
 from pymongo import AsyncMongoClient
 
 from sessions import (
@@ -25,11 +24,12 @@ from sessions import (
     StoreUnavailable,
     open_repository,
 )
-from sessions.clock import ServerClock
-from sessions.document import COLLECTION, LATEST_INDEX, ROUTING_INDEX
-from sessions.driver import SessionCollection, disconnect
-from sessions.errors import SessionRef, WriteOutcome
+from sessions.domain.errors import SessionRef, WriteOutcome
+from sessions.store.clock import ServerClock
+from sessions.store.collection import SessionCollection, disconnect
+from sessions.store.document import COLLECTION, LATEST_INDEX, ROUTING_INDEX
 from sessions.testing import Backend, CommandCounter, MovedClock, SessionMaker
+from tests.support.fail_points import failing
 
 AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 KILLED: Final = 175
@@ -215,7 +215,7 @@ async def test_the_time_is_the_servers(database: Any, monkeypatch: pytest.Monkey
     def never() -> datetime:
         pytest.fail("the wall clock was read")
 
-    monkeypatch.setattr("sessions.repository.opening.system_time", never)
+    monkeypatch.setattr("sessions.repository.session_repository.system_time", never)
     async with open_repository(database, create_indexes=True) as repository:
         tolerance = timedelta(milliseconds=100)
         before = (await database.client.admin.command("hello"))["localTime"].replace(tzinfo=UTC)
@@ -230,7 +230,7 @@ async def test_the_time_is_learned_anew_when_the_primary_changes(
     database: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another primary has another clock; until it has been read the last measurement serves on, with a warning."""
-    monkeypatch.setattr("sessions.clock._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("sessions.store.clock._RETRY_SECONDS", 0.01)
     read = SessionCollection.server_time
     failures = iter([True])
 

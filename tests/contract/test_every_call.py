@@ -20,7 +20,7 @@ from sessions import (
     StalePreview,
     TransitionConflict,
 )
-from sessions.status import CALLS, ENDED, LEASES, LIFECYCLE, CallName, LeaseKind
+from sessions.domain.lifecycle import CALLS, ENDED, LEASES, LIFECYCLE, CallName, LeaseKind
 from sessions.testing import MovedClock, SessionMaker, StoredDocument
 
 Result = ActiveScheduleSessionSnapshot | RerunClaim | ApplyClaim

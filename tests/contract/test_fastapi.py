@@ -27,9 +27,9 @@ from sessions import (
     SessionRepository,
     Turn,
     Upkeep,
-    errors,
     open_repository,
 )
+from sessions.domain import errors
 from sessions.fastapi import (
     Bridge,
     Repository,
@@ -43,7 +43,7 @@ from sessions.fastapi import (
 from sessions.testing import Backend
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
 SECRET = "a text of the user"  # noqa: S105 - what must not be told
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import pytest_asyncio
-from fail_points import failing
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
@@ -19,13 +18,14 @@ from sessions import (
     WatchInterrupted,
     open_repository,
 )
-from sessions import watch as watching
-from sessions.document import COLLECTION
+from sessions.changes import watch as watching
+from sessions.store.document import COLLECTION
 from sessions.testing import CommandCounter, MovedClock, SessionMaker
+from tests.support.fail_points import failing
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
-    from sessions.watch import Watch
+    from sessions.changes.watch import Watch
+    from sessions.store.collection import Database
 
 PATIENCE: Final = 20.0
 follows: Final = pytest.mark.needs("change_streams")

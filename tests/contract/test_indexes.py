@@ -6,9 +6,9 @@ import pytest
 
 from indexes import apply
 from sessions import IndexesMissing, SessionRepository, open_repository
-from sessions.document import COLLECTION, INDEXES, ROUTING_INDEX
-from sessions.driver import SessionCollection
-from sessions.index_comparison import differences
+from sessions.store.collection import SessionCollection
+from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
+from sessions.store.index_definitions import differences
 from sessions.testing import MovedClock
 
 NAMES: Final = [index.document["name"] for index in INDEXES]

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from sessions import RouteAction, SessionError, SessionNotFound, SessionRepository, SessionStatus
-from sessions.document import COLLECTION
-from sessions.models import ActiveScheduleSessionSnapshot, derive_session_id
-from sessions.status import CALLS, CallName
+from sessions.domain.lifecycle import CALLS, CallName
+from sessions.domain.models import ActiveScheduleSessionSnapshot, derive_session_id
+from sessions.store.document import COLLECTION
 from sessions.testing import SessionMaker
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
 OWNER: Final = 1
 STRANGER: Final = 2

@@ -15,7 +15,7 @@ from sessions import (
     SessionStatus,
     TransitionConflict,
 )
-from sessions.models import derive_session_id
+from sessions.domain.models import derive_session_id
 from sessions.testing import MovedClock, SessionMaker
 
 

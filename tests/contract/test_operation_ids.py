@@ -16,7 +16,7 @@ from sessions import (
     SessionStatus,
     TransitionConflict,
 )
-from sessions.status import CallName
+from sessions.domain.lifecycle import CallName
 from sessions.testing import MovedClock, SessionMaker, StoredDocument
 
 Ending = Callable[[SessionRepository, ActiveScheduleSessionSnapshot, str], Awaitable[ActiveScheduleSessionSnapshot]]

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import pytest_asyncio
 
-from sessions import ApplyClaim, RerunClaim, SessionRepository, SessionStatus, reads
-from sessions.document import COLLECTION
-from sessions.reads import Lookup
-from sessions.status import ALL, ENDED, CallName
+from sessions import ApplyClaim, RerunClaim, SessionRepository, SessionStatus
+from sessions.domain.lifecycle import ALL, ENDED, CallName
+from sessions.store import reads
+from sessions.store.document import COLLECTION
+from sessions.store.reads import Lookup
 from sessions.testing import CommandCounter, MovedClock, SessionMaker
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
 pytestmark = pytest.mark.needs("server")
 

@@ -12,14 +12,14 @@ from sessions import (
     TransitionConflict,
     open_repository,
 )
-from sessions.document import COLLECTION
-from sessions.driver import SessionCollection
-from sessions.queries import Write
+from sessions.store.collection import SessionCollection
+from sessions.store.document import COLLECTION
+from sessions.store.updates import Query
+from sessions.store.writes import Write
 from sessions.testing import MovedClock, SessionMaker
-from sessions.updates import Query
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
 
 def losing(monkeypatch: pytest.MonkeyPatch, *, times: int) -> list[Write]:

@@ -23,12 +23,12 @@ from sessions import (
     TransitionConflict,
     open_repository,
 )
-from sessions.driver import connect, disconnect
-from sessions.status import CALLS, CallName
+from sessions.domain.lifecycle import CALLS, CallName
+from sessions.store.collection import connect, disconnect
 from sessions.testing import Backend, CommandCounter, MovedClock, SessionMaker, StoredDocument
 
 if TYPE_CHECKING:
-    from sessions.driver import ClientSession, Database
+    from sessions.store.collection import ClientSession, Database
 
 in_a_transaction = pytest.mark.needs("transactions")
 WRITES = [*CALLS, CallName.CREATE, CallName.GET_OR_CREATE]

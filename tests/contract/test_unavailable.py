@@ -22,10 +22,10 @@ from sessions import (
     StoreUnavailable,
     open_repository,
 )
-from sessions.driver import connect, disconnect
-from sessions.errors import WriteOutcome
+from sessions.domain.errors import WriteOutcome
+from sessions.domain.lifecycle import LeaseKind
 from sessions.mongod import find_mongod, running_mongod
-from sessions.status import LeaseKind
+from sessions.store.collection import connect, disconnect
 
 AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 TIMEOUT: Final = 0.2

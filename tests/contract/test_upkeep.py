@@ -16,9 +16,9 @@ from sessions import (
     SessionStatus,
     StoreUnavailable,
     Upkeep,
-    upkeep,
 )
-from sessions.errors import SessionRef, WriteOutcome
+from sessions.bridge import upkeep
+from sessions.domain.errors import SessionRef, WriteOutcome
 from sessions.testing import MovedClock, SessionMaker
 
 OFTEN: Final = timedelta(milliseconds=10)

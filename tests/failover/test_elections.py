@@ -26,9 +26,9 @@ from sessions import (
     WatchInterrupted,
     open_repository,
 )
-from sessions.document import COLLECTION
-from sessions.driver import DEFAULT_DRIVER, connect, disconnect
 from sessions.mongod import Member, ReplicaSet, find_mongod, running_mongod, running_replica_set
+from sessions.store.collection import DEFAULT_DRIVER, connect, disconnect
+from sessions.store.document import COLLECTION
 
 pytestmark = pytest.mark.race
 WRITERS: Final = 20

@@ -17,12 +17,12 @@ from pymongo.errors import DuplicateKeyError
 
 from indexes import Progress, apply, check, plan
 from indexes.lock import LOCKS
-from indexes.planning import Action, is_building
 from indexes.server import Server
+from indexes.steps import Action, is_building
 from sessions import IndexesMissing, open_repository
-from sessions.document import COLLECTION, INDEXES, ROUTING_INDEX
-from sessions.driver import connect, disconnect
 from sessions.mongod import find_mongod, running_mongod
+from sessions.store.collection import connect, disconnect
+from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
 
 pytestmark = pytest.mark.race
 

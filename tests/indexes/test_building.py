@@ -4,17 +4,17 @@ import asyncio
 from typing import Any
 
 import pytest
-from fail_points import failing
-from held_builds import builds_held, under_way
 
 from indexes import Plan, Unreachable, apply, check, plan
-from indexes.plan import Standing
-from indexes.planning import Action, Step
+from indexes.planner import Standing
 from indexes.progress import Progress
+from indexes.steps import Action, Step
 from sessions import IndexesMissing, open_repository
-from sessions.document import COLLECTION, ROUTING_INDEX
-from sessions.driver import connect, disconnect
+from sessions.store.collection import connect, disconnect
+from sessions.store.document import COLLECTION, ROUTING_INDEX
 from sessions.testing import Backend, MovedClock
+from tests.support.fail_points import failing
+from tests.support.held_builds import builds_held, under_way
 
 pytestmark = pytest.mark.needs("server")
 

@@ -15,11 +15,11 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
-from held_builds import builds_held, under_way
 
 from indexes.lock import LOCKS
-from sessions.document import COLLECTION, INDEXES, ROUTING_INDEX
-from sessions.driver import connect, disconnect
+from sessions.store.collection import connect, disconnect
+from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
+from tests.support.held_builds import builds_held, under_way
 
 NAMES: Final = [index.document["name"] for index in INDEXES]
 ROOT: Final = Path(__file__).parents[2]

@@ -6,15 +6,16 @@ from typing import Any, Final
 
 import pytest
 from beanie import Document
-from fail_points import failing
 from pymongo import IndexModel
 
-from indexes import IndexToolError, MissingRight, Resolution, Unreachable, apply, check, plan, resolving
+from indexes import IndexToolError, MissingRight, Resolution, Unreachable, apply, check, plan
+from indexes.session_collection import superseding
 from sessions import SessionRepository, SessionStatus, open_repository
-from sessions.document import COLLECTION, INDEXES, ROUTING_INDEX
-from sessions.models import Transition
-from sessions.status import LIFECYCLE
+from sessions.domain.lifecycle import LIFECYCLE
+from sessions.domain.models import Transition
+from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
 from sessions.testing import MovedClock
+from tests.support.fail_points import failing
 
 pytestmark = pytest.mark.needs("server")
 
@@ -112,7 +113,7 @@ async def test_a_store_that_fails_meanwhile_is_told_as_everywhere(
     database: Any, near_clock: MovedClock, monkeypatch: pytest.MonkeyPatch, kind: str, command: str
 ) -> None:
     """An error of the tool, with its next step: no other one reaches the caller, nor the command line."""
-    monkeypatch.setattr(resolving, "_SECONDS", 3.0)
+    monkeypatch.setattr(superseding, "_SECONDS", 3.0)
     repository = await without_uniqueness(database, near_clock, keeps_index=False)
     await rivals(repository, near_clock, "c", 2)
     failure, expected = FAILURES[kind]

@@ -10,11 +10,11 @@ from pymongo import IndexModel
 from pymongo.errors import OperationFailure
 
 from indexes import Applied, BadChoice, Plan, Unsettled, apply, check, plan
-from indexes.plan import Standing
-from indexes.planning import NEVER_SECONDS, Action
+from indexes.planner import Standing
+from indexes.steps import NEVER_SECONDS, Action
 from sessions import open_repository
-from sessions.document import COLLECTION, INDEXES, ROUTING_INDEX
-from sessions.index_comparison import Aspect, signature
+from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
+from sessions.store.index_definitions import Aspect, signature
 from sessions.testing import CommandCounter, MovedClock
 
 pytestmark = pytest.mark.needs("server")

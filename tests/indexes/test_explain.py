@@ -9,14 +9,15 @@ from typing import Any, Final
 import pytest
 
 from indexes import NotSharded, apply, explain, shard
-from indexes.sharding import steps_for, unshardable
-from sessions import SessionRepository, SessionStatus, open_repository, queries, reads
-from sessions.document import COLLECTION, INDEXES, LATEST_INDEX, ROUTING_INDEX, SHARD_KEY
-from sessions.queries import Write
-from sessions.reads import Lookup
-from sessions.shapes import SHAPES, Sample
+from indexes.session_collection.query_shapes import SHAPES, Sample
+from indexes.session_collection.sharding import steps_for, unshardable
+from sessions import SessionRepository, SessionStatus, open_repository
+from sessions.store import reads, writes
+from sessions.store.document import COLLECTION, INDEXES, LATEST_INDEX, ROUTING_INDEX, SHARD_KEY
+from sessions.store.reads import Lookup
+from sessions.store.updates import Query
+from sessions.store.writes import Write
 from sessions.testing import CommandCounter, MovedClock, SessionMaker
-from sessions.updates import Query
 
 AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 MANY: Final = 100_000
@@ -27,15 +28,15 @@ NAMES: Final = [index.document["name"] for index in INDEXES]
 
 
 def builders() -> set[Callable[..., Any]]:
-    """Every public function of `queries` and `reads` that builds what is sent, but for those that narrow another's."""
+    """Every public function of `writes` and `reads` that builds what is sent, but for those that narrow another's."""
     found: set[Callable[..., Any]] = set()
-    for module in (queries, reads):
+    for module in (writes, reads):
         for name, function in inspect.getmembers(module, inspect.isfunction):
             returned = inspect.signature(function).return_annotation
             builds = returned in (Write, Lookup, list[Query]) or name == "purge"
             if builds and function.__module__ == module.__name__ and not name.startswith("_"):
                 found.add(function)
-    return found - {queries.narrowed, queries.narrowed_to, queries.claim}
+    return found - {writes.narrowed, writes.narrowed_to, writes.claim}
 
 
 def test_every_query_has_its_shape() -> None:

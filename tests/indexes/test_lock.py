@@ -5,13 +5,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pytest
-from fail_points import failing
 
 from indexes import LockHeld, Unsettled, apply, check
 from indexes.lock import LOCKS, locked
 from indexes.progress import Progress
 from indexes.server import Server
-from sessions.document import COLLECTION
+from sessions.store.document import COLLECTION
+from tests.support.fail_points import failing
 
 pytestmark = pytest.mark.needs("server")
 
@@ -82,7 +82,7 @@ async def test_what_somebody_else_did_meanwhile_is_replanned(database: Any, comm
 
 async def test_a_build_that_is_aborted_again_and_again_ends_the_run(database: Any, monkeypatch: Any) -> None:
     """It is told, rather than tried for ever; what was done stays."""
-    monkeypatch.setattr("indexes.building._POLL_SECONDS", 0.001)
+    monkeypatch.setattr("indexes.applier._POLL_SECONDS", 0.001)
     async with failing(database, "createIndexes", mode={"times": 1000}, errorCode=276):
         with pytest.raises(Unsettled, match="somebody else"):
             await apply(database)

@@ -12,11 +12,11 @@ import pytest
 import pytest_asyncio
 
 from indexes import Progress, apply, check
-from indexes.planning import Action, is_building
 from indexes.server import Server
-from sessions.document import COLLECTION, INDEXES, ROUTING_INDEX
-from sessions.driver import connect, disconnect
+from indexes.steps import Action, is_building
 from sessions.mongod import Member, ReplicaSet, find_mongod, running_replica_set
+from sessions.store.collection import connect, disconnect
+from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
 
 pytestmark = pytest.mark.race
 

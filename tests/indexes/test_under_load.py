@@ -17,8 +17,8 @@ from pymongo import IndexModel
 from pymongo.errors import OperationFailure
 
 from indexes import Progress, apply, check
-from indexes.planning import Action
 from indexes.server import Server
+from indexes.steps import Action
 from sessions import (
     ActiveScheduleSession,
     ActiveScheduleSessionSnapshot,
@@ -28,11 +28,11 @@ from sessions import (
     SessionRepository,
     SessionStatus,
     open_repository,
-    reads,
 )
-from sessions.document import COLLECTION, INDEXES, LATEST_INDEX, ROUTING_INDEX
-from sessions.driver import connect, disconnect
-from sessions.status import ALL
+from sessions.domain.lifecycle import ALL
+from sessions.store import reads
+from sessions.store.collection import connect, disconnect
+from sessions.store.document import COLLECTION, INDEXES, LATEST_INDEX, ROUTING_INDEX
 
 pytestmark = pytest.mark.race
 

@@ -17,13 +17,19 @@ from typing import Any, Final
 
 import sessions
 from sessions import ApplyClaim, AskUser, SessionBridge, Turn, open_repository
-from sessions.driver import connect, disconnect
+from sessions.store.collection import connect, disconnect
 
 MARK: Final = "answer "
 LEASE: Final = timedelta(seconds=1)
 LIBRARY: Final = Path(sessions.__file__).parent
 TRACED: Final = {
-    *(str(LIBRARY / f"{name}.py") for name in ("bridge", "rerunning", "confirming", "running", "questions", "results")),
+    *(
+        str(LIBRARY / f"{name}.py")
+        for name in (
+            *("bridge/session_bridge", "bridge/rerun", "bridge/write_back", "bridge/leased_work", "bridge/outcomes"),
+            "domain/questions",
+        )
+    ),
     __file__,
 }
 OWN: Final = {"graph", "write_back"}

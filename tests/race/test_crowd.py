@@ -17,12 +17,12 @@ import pytest
 import pytest_asyncio
 
 from sessions import RouteAction, SessionRepository, SessionStatus, Upkeep, open_repository
-from sessions.document import COLLECTION
-from sessions.driver import DEFAULT_DRIVER, connect, disconnect
-from sessions.status import LIFECYCLE
+from sessions.domain.lifecycle import LIFECYCLE
+from sessions.store.collection import DEFAULT_DRIVER, connect, disconnect
+from sessions.store.document import COLLECTION
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
 pytestmark = pytest.mark.race
 

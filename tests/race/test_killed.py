@@ -28,11 +28,11 @@ from sessions import (
     Turn,
     open_repository,
 )
-from sessions.driver import DEFAULT_DRIVER
-from sessions.status import LIFECYCLE
+from sessions.domain.lifecycle import LIFECYCLE
+from sessions.store.collection import DEFAULT_DRIVER
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
 pytestmark = pytest.mark.race
 

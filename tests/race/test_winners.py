@@ -17,13 +17,13 @@ import pytest
 import pytest_asyncio
 
 from sessions import ConversationBusy, RouteAction, SessionRepository, SessionStatus, open_repository
-from sessions.document import COLLECTION
-from sessions.driver import DEFAULT_DRIVER
-from sessions.models import derive_session_id
+from sessions.domain.models import derive_session_id
+from sessions.store.collection import DEFAULT_DRIVER
+from sessions.store.document import COLLECTION
 from sessions.testing import MovedClock
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
 pytestmark = pytest.mark.race
 

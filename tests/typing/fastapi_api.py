@@ -17,8 +17,8 @@ from sessions import (
     Upkeep,
     open_repository,
 )
-from sessions.driver import Database
 from sessions.fastapi import Bridge, Repository, Router, problem_of, session_events, sessions_lifespan
+from sessions.store.collection import Database
 
 
 async def graph(turn: Turn) -> NotAnAnswer:

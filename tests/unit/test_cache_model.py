@@ -14,10 +14,10 @@ from typing import Any, Final, cast
 import pytest
 
 from sessions import ActiveScheduleSessionSnapshot, CachedRouter, Route, SessionRepository, StoreUnavailable
-from sessions.feed import Event
-from sessions.lapsing import route_of
-from sessions.observing import Doubt
-from sessions.routes import Key
+from sessions.cache.entries import Key
+from sessions.changes.feed import Event
+from sessions.domain.expiry import route_of
+from sessions.store.observed_collection import Doubt
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 MAX_STALENESS: Final = 5.0

@@ -6,10 +6,10 @@ from typing import Any, Final
 import pytest
 from pymongo.errors import AutoReconnect
 
-from sessions import cancelling
-from sessions.cancelling import answered, or_undone_later, stopped
-from sessions.clock import ServerClock
-from sessions.driver import SessionCollection, connect_double
+from sessions import tasks
+from sessions.store.clock import ServerClock
+from sessions.store.collection import SessionCollection, connect_double
+from sessions.tasks import answered, or_undone_later, stopped
 
 WITHIN: Final = 10.0
 
@@ -35,7 +35,7 @@ class Swallowing:
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cancelling, "_CANCELLED_AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr(tasks, "_CANCELLED_AGAIN_SECONDS", 0.001)
 
 
 @pytest.mark.usefixtures("_impatient")

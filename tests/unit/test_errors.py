@@ -9,7 +9,7 @@ import pytest
 
 import sessions
 from sessions import ActiveScheduleSessionSnapshot, ConflictReason, SessionError, SessionStatus
-from sessions.errors import SessionRef, WriteOutcome
+from sessions.domain.errors import SessionRef, WriteOutcome
 
 QUESTION: Final = "what the user is asked"
 SNAPSHOT: Final = ActiveScheduleSessionSnapshot.model_validate(
@@ -97,7 +97,7 @@ def kinds(of: type[SessionError] = SessionError) -> Iterator[type[SessionError]]
 
 def test_every_kind_is_tried_here() -> None:
     """A new kind of error that this file forgets would go untested."""
-    assert {kind.__name__ for kind in kinds() if kind.__module__ == "sessions.errors"} == set(MADE)
+    assert {kind.__name__ for kind in kinds() if kind.__module__ == "sessions.domain.errors"} == set(MADE)
 
 
 @pytest.mark.parametrize("name", list(MADE))

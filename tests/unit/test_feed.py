@@ -11,11 +11,11 @@ import pytest
 import pytest_asyncio
 
 from sessions import StoreUnavailable, WatchInterrupted
-from sessions import feed as feeding
-from sessions import watch as watching
-from sessions.errors import SessionRef, WriteOutcome
-from sessions.feed import Event, Feed, Follower, to_event
-from sessions.watch import Scope, Watch
+from sessions.changes import feed as feeding
+from sessions.changes import watch as watching
+from sessions.changes.feed import Event, Feed, Follower, to_event
+from sessions.changes.watch import Scope, Watch
+from sessions.domain.errors import SessionRef, WriteOutcome
 
 AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 PATIENCE: Final = 10.0

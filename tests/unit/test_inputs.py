@@ -6,7 +6,8 @@ from enum import StrEnum
 
 import pytest
 
-from sessions import UNSET, InvalidSessionInput, inputs
+from sessions import UNSET, InvalidSessionInput
+from sessions.domain import inputs
 
 LONGEST_IDS = {
     "session_id": 64,

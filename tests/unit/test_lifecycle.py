@@ -5,7 +5,7 @@ from typing import Final
 import pytest
 
 from sessions import SessionStatus
-from sessions.status import (
+from sessions.domain.lifecycle import (
     ALL,
     CALLS,
     ENDED,

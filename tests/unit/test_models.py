@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from sessions import ActiveScheduleSessionSnapshot, ActiveScheduleSessionState, SessionStatus
-from sessions.models import derive_session_id, to_snapshot, to_transitions
+from sessions.domain.models import derive_session_id, to_snapshot, to_transitions
 
 CET = timezone(timedelta(hours=1))
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)

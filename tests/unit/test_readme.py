@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
-from sessions import SessionBridge, SessionError, errors, open_repository, results
-from sessions.models import ActiveScheduleSessionSnapshot, ActiveScheduleSessionState
-from sessions.status import lifecycle_diagram
+from sessions import SessionBridge, SessionError, open_repository
+from sessions.bridge import outcomes
+from sessions.domain import errors
+from sessions.domain.lifecycle import lifecycle_diagram
+from sessions.domain.models import ActiveScheduleSessionSnapshot, ActiveScheduleSessionState
 from sessions.testing import Backend
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,7 +60,7 @@ def test_the_outcomes_are_those_of_the_code() -> None:
         named = set(re.findall(r"`(\w+)`", calls))
         shown[name] = every - named if calls.startswith("all but") else named
     assert shown == returned
-    assert set(shown) == {kind.__name__ for kind in (*results.Outcome.__subclasses__(), results.FreeChat)}
+    assert set(shown) == {kind.__name__ for kind in (*outcomes.Outcome.__subclasses__(), outcomes.FreeChat)}
 
 
 def test_the_relational_table_names_stored_fields() -> None:

@@ -22,7 +22,7 @@ from sessions import (
     Turn,
     action_url,
 )
-from sessions.results import Outcome
+from sessions.bridge.outcomes import Outcome
 
 PRIVATE: Final = "my doctor's name"
 SESSION: Final = ActiveScheduleSessionSnapshot.model_validate(

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from browser import Browser
-from chat_process import USER, ChatProcess, Visitor
 
 from sessions.mongod import Member, find_mongod, running_replica_set
+from tests.support.browser import Browser
+from tests.support.chat_process import USER, ChatProcess, Visitor
 
 SOON = 20.0
 """Seconds on a busy machine; by itself the driver waits thirty, and for a frozen server for ever."""

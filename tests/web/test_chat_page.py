@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from browser import Browser, Window
-from chat_process import USER, ChatProcess, Visitor
+
+from tests.support.browser import Browser, Window
+from tests.support.chat_process import USER, ChatProcess, Visitor
 
 if TYPE_CHECKING:
-    from sessions.driver import Database
+    from sessions.store.collection import Database
 
 _CONTRAST: Final = """
 (() => {

@@ -10,9 +10,9 @@ from uuid import uuid4
 import httpx
 import pytest
 import pytest_asyncio
-from chat_process import LEASE, USER, ChatProcess, Visitor
 
-from sessions.driver import connect, disconnect
+from sessions.store.collection import connect, disconnect
+from tests.support.chat_process import LEASE, USER, ChatProcess, Visitor
 
 
 async def test_a_server_killed_in_mid_rerun(servers: tuple[ChatProcess, ChatProcess], visitor: Visitor) -> None:

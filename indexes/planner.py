@@ -1,0 +1,279 @@
+"""What a database holds beside what is declared, and the steps between them; it only reads."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from pymongo.errors import OperationFailure
+
+from indexes.conflicts import Conflict, find_conflict
+from indexes.declared import DEFAULT_DOCUMENTS, Declared, declared_by
+from indexes.errors import MissingRight
+from indexes.server import Server
+from indexes.steps import (
+    NOTHING_FOREIGN,
+    Blocked,
+    Choices,
+    Present,
+    Step,
+    all_steps,
+    blocked_in,
+    is_building,
+    target_of_bridge,
+    to_be_unique,
+    undeclared_in,
+)
+from sessions.store.index_definitions import Aspect, Difference, compare, keys_of
+
+if TYPE_CHECKING:
+    from beanie import Document
+
+    from sessions.store.collection import Database
+
+
+class Standing(StrEnum):
+    """How an index stands to what is declared."""
+
+    MISSING = "missing"
+    EQUAL = "equal"
+    DIFFERENT = "different"
+    BUILDING = "building"
+    UNDECLARED = "undeclared"
+    BRIDGE = "bridge"
+
+
+DECLARED_STANDINGS: Final = frozenset({Standing.MISSING, Standing.EQUAL, Standing.DIFFERENT, Standing.BUILDING})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """What the server tells of an index's use; None where it does not tell, or the user may not ask."""
+
+    size: int | None = None
+    operations: int | None = None
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexStanding:
+    """One index, declared or present.
+
+    Attributes:
+        collection: Where.
+        name: Its name.
+        keys: Its fields and directions: as declared, or as present where nobody declared it.
+        standing: How it stands.
+        differences: In what it differs.
+        use: Its size in bytes and its use since the server started.
+        is_declared: Whether a document declares it.
+    """
+
+    collection: str
+    name: str
+    keys: tuple[tuple[str, object], ...]
+    standing: Standing
+    differences: tuple[Difference, ...] = ()
+    use: Use = Use()
+    is_declared: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What differs, what would be done about it, and what stands in the way.
+
+    Attributes:
+        database: The database's name.
+        indexes: Every index, declared or present.
+        steps: What `apply` would do, in its order.
+        conflicts: Documents that violate a unique index to be built; `apply` then refuses.
+        blocked: Indexes that `apply` leaves as they are, each with the reason.
+    """
+
+    database: str
+    indexes: tuple[IndexStanding, ...]
+    steps: tuple[Step, ...]
+    conflicts: tuple[Conflict, ...] = ()
+    blocked: tuple[Blocked, ...] = ()
+
+    @property
+    def is_as_declared(self) -> bool:
+        """Whether everything declared is present, finished, equal and visible."""
+        return all(index.standing is Standing.EQUAL for index in self.indexes if index.is_declared)
+
+    def named(self, standing: Standing) -> tuple[IndexStanding, ...]:
+        """The indexes that stand so."""
+        return tuple(index for index in self.indexes if index.standing is standing)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One collection as it was read: what is declared for it with the server's defaults, and what it holds."""
+
+    declared: Declared
+    present: Present
+
+
+async def _expanded(server: Server, declared: Declared, present: Present) -> Declared:
+    """What is declared, each collation as the server would list it; an index inherits its collection's."""
+    inherited = present.get("_id_", {}).get("collation")
+    indexes = {}
+    for name, definition in declared.indexes.items():
+        collation = definition.get("collation", inherited)
+        if not collation or collation.get("locale") == "simple":
+            indexes[name] = definition
+            continue
+        expanded = dict(await server.expanded_collation(declared.collection, collation))
+        expanded.pop("version", None)
+        indexes[name] = {**definition, "collation": expanded}
+    return Declared(declared.collection, indexes)
+
+
+async def look(server: Server, declared: Declared) -> Found:
+    """Read what one collection holds: one ``listIndexes``, and an ``explain`` for each collation."""
+    present = await server.indexes(declared.collection) or {}
+    return Found(await _expanded(server, declared, present), present)
+
+
+async def _uses(server: Server, collection: str) -> dict[str, Use]:
+    sizes: dict[str, int] = {}
+    counted: dict[str, dict[str, Any]] = {}
+    try:
+        for shard in await server.aggregate(collection, [{"$collStats": {"storageStats": {}}}]):
+            for name, size in shard.get("storageStats", {}).get("indexSizes", {}).items():
+                sizes[name] = sizes.get(name, 0) + size
+        for entry in await server.aggregate(collection, [{"$indexStats": {}}]):
+            before = counted.get(entry["name"], {"operations": 0, "since": entry["accesses"]["since"]})
+            counted[entry["name"]] = {
+                "operations": before["operations"] + entry["accesses"]["ops"],
+                "since": min(before["since"], entry["accesses"]["since"]),
+            }
+    except (MissingRight, OperationFailure):
+        counted = {}  # optional: a user without `clusterMonitor` sees 'unknown' instead
+    return {name: Use(size=sizes.get(name), **counted.get(name, {})) for name in {*sizes, *counted}}
+
+
+def _standings(found: Found, uses: Mapping[str, Use]) -> list[IndexStanding]:
+    collection = found.declared.collection
+    standings = []
+    for name, target in found.declared.indexes.items():
+        differences = compare(target, found.present.get(name))
+        aspects = {difference.aspect for difference in differences}
+        standing = Standing.DIFFERENT if differences else Standing.EQUAL
+        if Aspect.MISSING in aspects:
+            standing = Standing.MISSING
+        elif Aspect.BUILDING in aspects:
+            standing = Standing.BUILDING
+        standings.append(
+            IndexStanding(
+                collection=collection,
+                name=name,
+                keys=tuple(keys_of(target)),
+                standing=standing,
+                differences=differences,
+                use=uses.get(name, Use()),
+            )
+        )
+    foreign = undeclared_in(found.declared, found.present)
+    for name, held in found.present.items():
+        is_bridge = target_of_bridge(name, held) in found.declared.indexes
+        if is_bridge or name in foreign:
+            standing = Standing.BUILDING if is_building(held) else Standing.UNDECLARED
+            standings.append(
+                IndexStanding(
+                    collection=collection,
+                    name=name,
+                    keys=tuple(keys_of(held)),
+                    standing=Standing.BRIDGE if is_bridge and standing is Standing.UNDECLARED else standing,
+                    use=uses.get(name, Use()),
+                    is_declared=False,
+                )
+            )
+    return standings
+
+
+async def plan_on(
+    server: Server,
+    declared: Sequence[Declared],
+    choices: Choices,
+    *,
+    with_use: bool = True,
+    with_conflicts: bool = True,
+) -> Plan:
+    """The plan for some collections; `plan` and `apply` both come here."""
+    indexes: list[IndexStanding] = []
+    steps: list[Step] = []
+    conflicts: list[Conflict] = []
+    blocked: list[Blocked] = []
+    for one in declared:
+        found = await look(server, one)
+        uses = await _uses(server, one.collection) if with_use and found.present else {}
+        indexes += _standings(found, uses)
+        ours, after = all_steps(found.declared, found.present, choices)
+        steps += ours
+        blocked += blocked_in(found.declared, after, choices)
+        if with_conflicts and found.present:
+            unique = to_be_unique(found.declared, found.present, ours)
+            looked = [await find_conflict(server, one.collection, definition) for definition in unique]
+            conflicts += [conflict for conflict in looked if conflict is not None]
+    return Plan(
+        database=server.name,
+        indexes=tuple(indexes),
+        steps=tuple(steps),
+        conflicts=tuple(conflicts),
+        blocked=tuple(blocked),
+    )
+
+
+async def plan(
+    database: "Database",
+    *,
+    documents: "Sequence[type[Document]]" = DEFAULT_DOCUMENTS,
+    drop_undeclared: bool = False,
+    hide_only: bool = False,
+) -> Plan:
+    """Compare what some documents declare with what a database holds; it only reads.
+
+    Args:
+        database: A database of Motor or PyMongo Async.
+        documents: Beanie document classes; they need not be initialised.
+        drop_undeclared: Plan to hide and then drop what nobody declared.
+        hide_only: Plan to hide it, and stop there.
+
+    Returns:
+        The plan: `apply` with the same arguments would take its steps.
+
+    Raises:
+        BadDocument: The documents declare what no collection can hold.
+        Unreachable: No primary answered.
+        MissingRight: The user may not list indexes.
+
+    Round trips:
+        For each collection a ``listIndexes``, two ``aggregate`` for size and use, an ``explain`` for each collation,
+        and for each unique index to be built an ``aggregate`` over the documents that it would hold.
+    """
+    choices = Choices(drop_undeclared=drop_undeclared, hide_only=hide_only)
+    return await plan_on(Server(database), declared_by(documents), choices)
+
+
+async def check(database: "Database", *, documents: "Sequence[type[Document]]" = DEFAULT_DOCUMENTS) -> Plan:
+    """Ask whether a database holds what some documents declare; ``.is_as_declared`` is the answer.
+
+    Args:
+        database: A database of Motor or PyMongo Async.
+        documents: Beanie document classes; they need not be initialised.
+
+    Returns:
+        The plan without sizes, use and conflicts: a health probe can afford it.
+
+    Raises:
+        BadDocument: The documents declare what no collection can hold.
+        Unreachable: No primary answered.
+        MissingRight: The user may not list indexes.
+
+    Round trips:
+        One ``listIndexes`` for each collection, and an ``explain`` for each collation.
+    """
+    server = Server(database)
+    return await plan_on(server, declared_by(documents), NOTHING_FOREIGN, with_use=False, with_conflicts=False)

@@ -1,0 +1,103 @@
+"""Making room for the governor index: of the sessions that govern one conversation, the newest stays."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+from pymongo.errors import PyMongoError
+
+from indexes.conflicts import Conflict
+from indexes.server import Server, understood
+from sessions.domain.errors import SessionRef, StoreUnavailable
+from sessions.domain.lifecycle import CallName, LeaseKind
+from sessions.store import writes
+from sessions.store.collection import SessionCollection
+from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
+from sessions.store.writes import Call
+
+if TYPE_CHECKING:
+    from sessions.store.collection import Database
+
+_SECONDS: Final = 60.0
+_GROUPS_AT_ONCE: Final = 1000
+_FILTER: Final[dict[str, Any]] = next(
+    dict(index.document["partialFilterExpression"]) for index in INDEXES if index.document["name"] == ROUTING_INDEX
+)
+_RIVALS: Final[list[dict[str, Any]]] = [
+    {"$match": _FILTER},
+    {"$sort": {"created_at": -1, "_id": -1}},
+    {
+        "$group": {
+            "_id": {"user_id": "$user_id", "conversation_id": "$conversation_id"},
+            "sessions": {"$push": {"session_id": "$_id", "revision": "$revision"}},
+        }
+    },
+    {"$match": {"sessions.1": {"$exists": True}}},
+    {"$limit": _GROUPS_AT_ONCE},
+]
+
+
+def can_resolve(conflict: Conflict) -> bool:
+    """Whether it is about the governor index; of other documents nobody here knows which may go."""
+    return conflict.collection == COLLECTION and conflict.index == ROUTING_INDEX
+
+
+async def supersede_older(database: "Database", server: Server) -> list[str]:
+    """End all but the newest of the sessions that govern one conversation, as ``ignored`` with the reason.
+
+    What has lapsed counts as swept, so it is swept first: an expired session governs nothing and is no rival.
+
+    Args:
+        database: The database of the sessions.
+        server: The same, for commands.
+
+    Returns:
+        The ids of the sessions that were ended. A session that was written meanwhile is left for the next look.
+
+    Raises:
+        MissingRight: The user may not write; what was ended before stays.
+        Unreachable: No primary answered in time; what was ended before stays.
+    """
+    try:
+        return await _supersede(database, server)
+    except StoreUnavailable as error:
+        cause = error.__cause__
+        if not isinstance(cause, PyMongoError):
+            raise
+        raise understood(cause, "findAndModify", f"{server.name}.{COLLECTION}") or cause from error
+
+
+async def _supersede(database: "Database", server: Server) -> list[str]:
+    collection = SessionCollection(database, timeout=_SECONDS)
+    ended: list[str] = []
+    while groups := await server.aggregate(COLLECTION, _RIVALS, quick=False, allowDiskUse=True):
+        at = await collection.server_time()
+        rivals = [session["session_id"] for group in groups for session in group["sessions"]]
+        swept = await collection.update_many(writes.narrowed_to(writes.expire(at), rivals))
+        swept += await collection.update_many(writes.narrowed_to(writes.put_back(LeaseKind.REFINEMENT, at), rivals))
+        if swept:
+            continue  # some of them were no rivals
+        progress = [session_id for group in groups for session_id in await _end_older(collection, group, at)]
+        ended += progress
+        if not progress:
+            break
+    return ended
+
+
+async def _end_older(collection: SessionCollection, group: dict[str, Any], at: datetime) -> list[str]:
+    newest, *older = group["sessions"]
+    reason = f"superseded by session {newest['session_id']}, which governs the same conversation"
+    ended = []
+    for session in older:
+        call = Call(
+            name=CallName.IGNORE,
+            session_id=session["session_id"],
+            user_id=group["_id"]["user_id"],
+            expected_revision=session["revision"],
+            operation_id=uuid4().hex,
+            reason=reason,
+        )
+        about = SessionRef(session_id=call.session_id, user_id=call.user_id)
+        if await collection.find_one_and_update(writes.end(call, at), about=about) is not None:
+            ended.append(call.session_id)
+    return ended

@@ -1,0 +1,212 @@
+"""One claim's work: in a task of its own, its lease renewed meanwhile, stopped as soon as it may not go on."""
+
+import asyncio
+import logging
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, Generic, TypeVar
+
+from sessions.domain.errors import (
+    LeaseLost,
+    SessionError,
+    SessionNotFound,
+    SessionRef,
+    StoreUnavailable,
+    WriteOutcome,
+)
+from sessions.domain.models import Claim
+from sessions.tasks import forget, leave_behind, stopped, to_the_end
+
+logger = logging.getLogger("sessions")
+Result = TypeVar("Result")
+Renew = Callable[[], Coroutine[Any, Any, object]]
+
+DEFAULT_MAX_RERUN: Final = timedelta(minutes=10)
+
+# A third of a lease passes before it is renewed, the second third is for trying, the last one for stopping the work.
+_PARTS: Final = 3
+_LONGEST_PATIENCE: Final = 3.0
+_LONGEST_PAUSE: Final = 1.0
+_LONGEST_NAME: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[Result]):
+    """The work came to its end."""
+
+    value: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The work raised; a ``CancelledError`` of its own making too."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfTime:
+    """The work was stopped: it took too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class CutOff:
+    """The work was stopped: its lease was lost, or could not be renewed."""
+
+    error: SessionError
+
+
+Ending = Done[Result] | Broken | OutOfTime | CutOff
+
+
+def kind_of(found: object) -> str:
+    """The name of a value's type, short enough for a reason."""
+    return type(found).__name__[:_LONGEST_NAME]
+
+
+def reason_of(what: str, error: BaseException) -> str:
+    """Why a session failed: the kind of the error, and never its text, which may quote the user."""
+    return f"{what} raised {kind_of(error)}"
+
+
+def log_failure(who: str, reason: str, error: BaseException) -> None:
+    """Say where it broke; the source lines hold no value, the error's text might."""
+    frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
+    logger.error("%s: %s\n%s", who, reason, frames)
+
+
+async def _call(work: Callable[[], Awaitable[Result]]) -> Result:
+    return await work()
+
+
+async def run(
+    work: Callable[[], Awaitable[Result]],
+    claim: Claim,
+    *,
+    renewal: asyncio.Task[SessionError],
+    within: timedelta,
+) -> Ending[Result]:
+    """Do a claim's work; stop it where its time is up, where the renewal ends, or where the caller is cancelled.
+
+    Args:
+        work: Called once, in a task of its own, so that its own cancellations are told from the caller's.
+        claim: What the work is done for.
+        renewal: What `renewed` gave; it ends only with the reason why the work may not go on.
+        within: How long the work may take.
+
+    Returns:
+        How it ended. Work that does not end when it is cancelled is left to itself after a while.
+    """
+    # A cancellation that is already under way leaves here, before the work has begun.
+    await asyncio.sleep(0)
+    task = asyncio.create_task(_call(work), name=f"sessions: work on {claim.session.session_id}")
+    task.add_done_callback(forget)
+    try:
+        await asyncio.wait({task, renewal}, timeout=within.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        # Work that blocked the event loop past its time and has ended since counts as ended.
+        has_ended = task.done()
+        if not has_ended:
+            await to_the_end(_stop(task, claim, renewal))
+    if has_ended:
+        if task.cancelled():
+            return Broken(asyncio.CancelledError())
+        error = task.exception()
+        return Done(task.result()) if error is None else Broken(error)
+    return CutOff(renewal.result()) if renewal.done() else OutOfTime()
+
+
+async def _stop(task: asyncio.Task[Any], claim: Claim, renewal: asyncio.Task[SessionError]) -> None:
+    patience = min(claim.lease.total_seconds() / _PARTS / 2, _LONGEST_PATIENCE)
+    task.cancel()
+    if not renewal.done():
+        # As long as the lease is renewed the work may take its time to tidy up.
+        await asyncio.wait({task, renewal}, timeout=_LONGEST_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+    if renewal.done():
+        await asyncio.wait({task}, timeout=patience * 3 / 4)
+    if not task.done():
+        # Again: PyMongo 4.20 swallows about one in ten cancellations that hit a call under way.
+        task.cancel()
+        await asyncio.wait({task}, timeout=patience / 4)
+    if not task.done():
+        leave_behind(task)
+        logger.warning(
+            "session %s: its work ignores its cancellation and runs on; what it comes to is thrown away",
+            claim.session.session_id,
+        )
+
+
+@asynccontextmanager
+async def renewed(claim: Claim, renew: Renew, *, since: float) -> AsyncIterator[asyncio.Task[SessionError]]:
+    """Renew a claim in the background for as long as the block runs.
+
+    Args:
+        claim: What to renew.
+        renew: Renews it once.
+        since: The loop's time just before the claim was asked for: its lease began no earlier.
+
+    Yields:
+        The task of the renewal. It ends with the reason why the work may not go on: `LeaseLost` or
+        `SessionNotFound` where somebody else has the session, `StoreUnavailable` where the lease is about to lapse.
+    """
+    renewal = asyncio.create_task(_keep(claim, renew, since), name=f"sessions: renewal of {claim.session.session_id}")
+    try:
+        yield renewal
+    finally:
+        await stopped([renewal])
+
+
+async def _keep(claim: Claim, renew: Renew, since: float) -> SessionError:
+    loop = asyncio.get_running_loop()
+    part = claim.lease.total_seconds() / _PARTS
+    while True:
+        await asyncio.sleep(since + part - loop.time())
+        # Work that blocked the event loop has eaten the lease up: then too there is time for one try.
+        gives_up = max(since + 2 * part, loop.time() + part)
+        last: SessionError | None = None
+        while True:
+            sent = loop.time()
+            answer = await _renew_once(claim, renew, until=gives_up, part=part)
+            if answer is None:
+                since = sent
+                break
+            if isinstance(answer, LeaseLost | SessionNotFound):
+                return answer
+            last = answer
+            pause = min(part / 10, _LONGEST_PAUSE)
+            if loop.time() + pause >= gives_up:
+                return last if isinstance(last, StoreUnavailable) else _not_renewed(claim)
+            await asyncio.sleep(pause)
+
+
+async def _renew_once(claim: Claim, renew: Renew, *, until: float, part: float) -> SessionError | None:
+    """None where the lease was put off; else what stood in the way."""
+    loop = asyncio.get_running_loop()
+    # A task of its own: a call that is cancelled first finishes what it has sent, and the work has to stop before.
+    call = asyncio.create_task(renew())
+    call.add_done_callback(forget)
+    try:
+        await asyncio.wait({call}, timeout=until - loop.time())
+        if loop.time() > until + part / 2:
+            # The work blocked the event loop: the answer may have come and waits to be read.
+            await asyncio.wait({call}, timeout=part)
+    finally:
+        if not call.done():
+            call.cancel()
+            leave_behind(call)
+    if not call.done():
+        return _not_renewed(claim)
+    try:
+        call.result()
+    except SessionError as error:
+        return error
+    return None
+
+
+def _not_renewed(claim: Claim) -> StoreUnavailable:
+    session = claim.session
+    about = SessionRef(session_id=session.session_id, user_id=session.user_id, status=session.status, session=session)
+    return StoreUnavailable(about, outcome=WriteOutcome.UNKNOWN, cause="the lease could not be renewed in time")

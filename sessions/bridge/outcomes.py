@@ -1,0 +1,270 @@
+"""What a graph answers, what it is given, and what the bridge tells its caller; frozen values, none does I/O.
+
+No repr shows a text of the user or the payload, so that a log line of one of these tells no secret.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+from urllib.parse import quote
+
+from sessions.domain.errors import ConflictReason, InvalidSessionInput, LeaseLost, SessionError, TransitionConflict
+from sessions.domain.inputs import UNSET, Unset
+from sessions.domain.models import ActiveScheduleSessionSnapshot
+
+# --- what the graph is given, and what it answers ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One message for the graph to go on with.
+
+    Attributes:
+        session: The session as its claim left it; with a ``current_preview_id`` the user wants that one changed,
+            else ``state`` says what he was asked.
+        text: What the user wrote.
+        message_id: The message's own id.
+        attempt: Which rerun this is since the last recorded outcome, from 1.
+    """
+
+    session: ActiveScheduleSessionSnapshot = field(repr=False)
+    text: str = field(repr=False)
+    message_id: str
+    attempt: int
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for each rerun of one message, for the graph's own side effects."""
+        return f"{self.session.session_id}:{self.message_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class AskUser:
+    """The graph has to ask its user something before it can go on.
+
+    Attributes:
+        pending_question: At most 4,000 characters; this or ``missing_info`` is given.
+        missing_info: At most 32 texts of at most 200 characters.
+        candidate_id: 1 to 64 characters; None clears it.
+        expires_at: An aware moment still ahead; None clears it. Left out, it stays unless it has passed.
+        payload: Handed through to the outcome and never stored: the text or card for the user.
+    """
+
+    pending_question: str = field(default="", repr=False)
+    missing_info: Sequence[str] = field(default=(), repr=False)
+    candidate_id: str | Unset | None = UNSET
+    expires_at: datetime | Unset | None = UNSET
+    payload: object = field(default=None, repr=False, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ShowPreview:
+    """The graph has a preview that the user can confirm.
+
+    Attributes:
+        preview_id: 1 to 64 characters; a changed preview has a new one.
+        candidate_id: 1 to 64 characters; None clears it.
+        expires_at: An aware moment still ahead; None clears it. Left out, it stays unless it has passed.
+        payload: Handed through to the outcome and never stored.
+    """
+
+    preview_id: str
+    candidate_id: str | Unset | None = UNSET
+    expires_at: datetime | Unset | None = UNSET
+    payload: object = field(default=None, repr=False, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """There is nothing to do (any more).
+
+    Attributes:
+        reason: For the history, at most 2,000 characters.
+        payload: Handed through to the outcome and never stored.
+    """
+
+    reason: str = field(default="", repr=False)
+    payload: object = field(default=None, repr=False, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The graph cannot go on, and says why.
+
+    Attributes:
+        reason: Why, 1 to 2,000 characters.
+        payload: Handed through to the outcome and never stored.
+    """
+
+    reason: str = field(repr=False)
+    payload: object = field(default=None, repr=False, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NotAnAnswer:
+    """The message is a side question or a change of topic: ordinary chat answers it, and the question stands.
+
+    Attributes:
+        payload: Handed through to the outcome and never stored.
+    """
+
+    payload: object = field(default=None, repr=False, hash=False)
+
+
+GraphResult = AskUser | ShowPreview | Close | Fail | NotAnAnswer
+
+# --- what the bridge tells its caller ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Outcome:
+    """What came of a call on a session.
+
+    Attributes:
+        session: The session as the call left or found it.
+        payload: What the graph's answer carried; None where no graph ran.
+    """
+
+    session: ActiveScheduleSessionSnapshot
+    payload: object = field(default=None, hash=False)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(session {self.session.session_id}, {self.session.status})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class FreeChat:
+    """Ordinary chat answers the message.
+
+    Attributes:
+        session: The session whose question stands, where the graph said that the message is no answer to it; None
+            where nobody governs the conversation.
+        payload: What the graph's answer carried.
+    """
+
+    session: ActiveScheduleSessionSnapshot | None = None
+    payload: object = field(default=None, hash=False)
+
+    def __repr__(self) -> str:
+        return "FreeChat()" if self.session is None else f"FreeChat(session {self.session.session_id})"
+
+
+class Asked(Outcome):
+    """A question stands: show it; it is the session's ``state``. Also for an empty message, without a run."""
+
+    __slots__ = ()
+
+
+class PreviewShown(Outcome):
+    """A preview can be shown and confirmed: the session's ``current_preview_id``. Chat is free."""
+
+    __slots__ = ()
+
+
+class Closed(Outcome):
+    """There is nothing to do any more: the session has ended as ``ignored``."""
+
+    __slots__ = ()
+
+
+class Held(Outcome):
+    """Somebody works on the session: nothing was consumed; keep the message, or try the button again, later."""
+
+    __slots__ = ()
+
+
+class AlreadyHandled(Outcome):
+    """This message or trigger was handled before: there is nothing to do."""
+
+    __slots__ = ()
+
+
+class RerunFailed(Outcome):
+    """The graph cannot go on, the session says why; where only the attempts at a change are spent, its preview stands.
+
+    The session has ended as ``failed`` in the first case, and is ``ready_preview`` in the second.
+    """
+
+    __slots__ = ()
+
+
+class TimedOut(Outcome):
+    """The work took longer than ``max_rerun`` and was cancelled.
+
+    A question or a preview stands as before, the attempt counted. A write-back is finished under the same key.
+    """
+
+    __slots__ = ()
+
+
+class Superseded(Outcome):
+    """The lease was lost, to another worker or an ending: the result was thrown away; act on the session's status."""
+
+    __slots__ = ()
+
+
+class Applied(Outcome):
+    """The confirmed preview is written; also where it had been before."""
+
+    __slots__ = ()
+
+
+class ApplyFailed(Outcome):
+    """The write-back failed: the session has ended as ``failed`` and says why."""
+
+    __slots__ = ()
+
+
+class Dismissed(Outcome):
+    """The session has ended as ``ignored``; also where it had before."""
+
+    __slots__ = ()
+
+
+Started = Asked | PreviewShown | Closed | AlreadyHandled
+Handled = FreeChat | Asked | PreviewShown | Closed | Held | AlreadyHandled | RerunFailed | TimedOut | Superseded
+Confirmed = Applied | ApplyFailed | Held | TimedOut | Superseded
+
+_NO_SEGMENT: Final = frozenset({".", ".."})
+
+
+def action_url(session: ActiveScheduleSessionSnapshot) -> str:
+    """The path that a notification leads to: the session's conversation.
+
+    Args:
+        session: A session that is bound to its conversation.
+
+    Returns:
+        ``/assistant/{conversation_id}``, escaped so that the id is one segment of the path.
+
+    Raises:
+        InvalidSessionInput: The session is not bound, or its conversation's id is ``.`` or ``..``, which no escape
+            keeps a browser from resolving.
+    """
+    conversation_id = getattr(session, "conversation_id", None)
+    if not isinstance(conversation_id, str) or conversation_id in _NO_SEGMENT:
+        raise InvalidSessionInput("session", "a session that is bound to a conversation")
+    return f"/assistant/{quote(conversation_id, safe='')}"
+
+
+# --- what a refusal comes to ------------------------------------------------------------------------------------
+
+Refused = Held | AlreadyHandled | RerunFailed | Superseded
+
+_BY_REASON: Final[Mapping[ConflictReason, type[Held] | type[AlreadyHandled] | type[RerunFailed]]] = {
+    ConflictReason.IN_PROGRESS: Held,
+    ConflictReason.APPLYING: Held,
+    ConflictReason.RACED: Held,
+    ConflictReason.ALREADY_ANSWERED: AlreadyHandled,
+    ConflictReason.ATTEMPTS_EXHAUSTED: RerunFailed,
+}
+
+
+def refused(error: SessionError) -> Refused:
+    """The outcome of a claim or an ending that was refused; what is no outcome is raised again."""
+    if isinstance(error, TransitionConflict) and error.reason in _BY_REASON and error.session is not None:
+        return _BY_REASON[error.reason](error.session)
+    if isinstance(error, LeaseLost) and error.session is not None:
+        return Superseded(error.session)
+    raise error

@@ -1,0 +1,143 @@
+"""One claimed message: the graph runs, and what it answers is recorded, or the claim is given back."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from sessions.bridge.leased_work import (
+    Broken,
+    CutOff,
+    Ending,
+    OutOfTime,
+    kind_of,
+    log_failure,
+    reason_of,
+    renewed,
+    run,
+)
+from sessions.bridge.outcomes import (
+    Asked,
+    AskUser,
+    Close,
+    Closed,
+    Fail,
+    FreeChat,
+    GraphResult,
+    Handled,
+    NotAnAnswer,
+    PreviewShown,
+    RerunFailed,
+    ShowPreview,
+    Superseded,
+    TimedOut,
+    Turn,
+    refused,
+)
+from sessions.domain.errors import InvalidSessionInput, LeaseLost, SessionError, SessionNotFound, TransitionConflict
+from sessions.domain.models import RerunClaim
+from sessions.repository import SessionRepository
+from sessions.tasks import to_the_end
+
+logger = logging.getLogger("sessions")
+
+Rerun = Callable[[Turn], Awaitable[GraphResult]]
+
+STOPPED = "the rerun was stopped"
+TIMED_OUT = "the rerun took longer than max_rerun"
+NOT_AN_ANSWER = "the message was no answer"
+
+
+async def rerun_for(
+    claim: RerunClaim, text: str, *, repository: SessionRepository, rerun: Rerun, within: timedelta, since: float
+) -> Handled:
+    """Run the graph for a claimed message and record its answer.
+
+    Whatever leaves here without an outcome, a cancellation too, gives the claim back first: the message counts as
+    not consumed. Where the store does not answer even then, the lease lapses.
+
+    Args:
+        claim: What was claimed.
+        text: What the user wrote.
+        repository: Where the claim comes from.
+        rerun: The application's graph.
+        within: How long it may run.
+        since: The loop's time just before the claim was asked for.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        StoreUnavailable: The lease could not be renewed, or the answer not recorded.
+    """
+    turn = Turn(session=claim.session, text=text, message_id=claim.reply_id, attempt=claim.attempt)
+    try:
+        async with renewed(claim, lambda: repository.renew(claim), since=since) as renewal:
+            ending = await run(lambda: rerun(turn), claim, renewal=renewal, within=within)
+            return await _record(repository, claim, ending)
+    except (LeaseLost, SessionNotFound) as lost:
+        return Superseded(lost.session or claim.session)
+    except (Exception, asyncio.CancelledError) as error:
+        await to_the_end(_give_back(repository, claim))
+        if isinstance(error, TransitionConflict):
+            return refused(error)
+        raise
+
+
+async def _give_back(repository: SessionRepository, claim: RerunClaim) -> None:
+    try:
+        await repository.release(claim, reason=STOPPED)
+    except (LeaseLost, SessionNotFound):
+        pass  # somebody has taken it over, or its answer was recorded after all
+    except SessionError as error:
+        logger.warning("session %s: its lease is left to lapse: %s", claim.session.session_id, error)
+
+
+async def _record(repository: SessionRepository, claim: RerunClaim, ending: Ending[GraphResult]) -> Handled:
+    match ending:
+        case CutOff(error):
+            raise error
+        case OutOfTime():
+            return TimedOut(await repository.release(claim, reason=TIMED_OUT, count_attempt=True))
+        case Broken(error):
+            reason = reason_of("the graph", error)
+            log_failure(f"session {claim.session.session_id}", reason, error)
+            return RerunFailed(await repository.fail_rerun(claim, reason=reason))
+        case _:
+            result = ending.value
+    try:
+        return await _record_answer(repository, claim, result)
+    except InvalidSessionInput as error:
+        reason = f"the graph answered {kind_of(result)} with {error.argument} other than {error.limit}"
+    except SessionError:
+        raise
+    except Exception as error:  # noqa: BLE001 - an answer of the graph's own making can raise anything when it is read
+        reason = reason_of("reading the graph's answer", error)
+    logger.error("session %s: %s", claim.session.session_id, reason)
+    return RerunFailed(await repository.fail_rerun(claim, reason=reason))
+
+
+async def _record_answer(repository: SessionRepository, claim: RerunClaim, result: GraphResult) -> Handled:
+    match result:
+        case AskUser():
+            session = await repository.ask_again(
+                claim,
+                pending_question=result.pending_question,
+                missing_info=result.missing_info,
+                candidate_id=result.candidate_id,
+                expires_at=result.expires_at,
+            )
+            return Asked(session, result.payload)
+        case ShowPreview():
+            session = await repository.present_preview(
+                claim, preview_id=result.preview_id, candidate_id=result.candidate_id, expires_at=result.expires_at
+            )
+            return PreviewShown(session, result.payload)
+        case Close():
+            return Closed(await repository.close_rerun(claim, reason=result.reason), result.payload)
+        case Fail():
+            return RerunFailed(await repository.fail_rerun(claim, reason=result.reason), result.payload)
+        case NotAnAnswer():
+            return FreeChat(await repository.release(claim, reason=NOT_AN_ANSWER), result.payload)
+        case _:
+            raise InvalidSessionInput("result", "AskUser, ShowPreview, Close, Fail or NotAnAnswer")

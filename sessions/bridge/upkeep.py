@@ -1,0 +1,151 @@
+"""Sweeps in the background: the expired are ended, dead workers' holds given back, interrupted write-backs finished."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+
+from sessions.bridge.leased_work import DEFAULT_MAX_RERUN, log_failure, reason_of
+from sessions.bridge.outcomes import Applied, ApplyFailed
+from sessions.bridge.write_back import WriteBack, write_back_for
+from sessions.domain import inputs
+from sessions.domain.errors import InvalidSessionInput, SessionError
+from sessions.domain.models import ActiveScheduleSessionSnapshot
+from sessions.repository import SessionRepository
+from sessions.tasks import stopped
+
+logger = logging.getLogger("sessions")
+
+DEFAULT_EVERY: Final = timedelta(seconds=30)
+_JITTER: Final = 0.25
+_LONGEST_BACKOFF: Final = 8
+"""After failures the pause doubles, up to so many times its length."""
+_BATCH: Final = 100
+_AT_ONCE: Final = 8
+
+
+class Upkeep:
+    """Sweeps in the background for as long as its block runs; any number of processes may do it at once.
+
+    Routing is right without it: it ends and puts back in bulk what would else wait for the next call that meets it,
+    and it finishes what a user confirmed where the process that wrote it back has died.
+    """
+
+    def __init__(
+        self,
+        repository: SessionRepository,
+        *,
+        every: timedelta = DEFAULT_EVERY,
+        write_back: WriteBack | None = None,
+    ) -> None:
+        """Prepare the upkeep of a repository; entering it as an async context manager starts it.
+
+        Args:
+            repository: What `open_repository` gave.
+            every: The pause between two rounds, 1 ms to 7 days; each is up to a quarter shorter or longer, and they
+                grow while the store does not answer.
+            write_back: The bridge's; None leaves interrupted write-backs to the next `SessionBridge.confirm`.
+
+        Raises:
+            InvalidSessionInput: An argument is outside its limits.
+        """
+        if write_back is not None and not callable(write_back):
+            raise InvalidSessionInput("write_back", "None, or an async function of one ApplyClaim")
+        self._repository = repository
+        self._every = inputs.duration("every", every)
+        self._write_back = write_back
+        self._tasks: list[asyncio.Task[None]] = []
+        self._finishing: dict[str, asyncio.Task[None]] = {}
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._ended = 0
+
+    async def __aenter__(self) -> Self:
+        rounds: list[Callable[[], Awaitable[None]]] = [self._sweep]
+        if self._write_back is not None:
+            # A loop of its own: a slow write-back keeps nobody's conversation held.
+            rounds.append(self._finish_interrupted)
+        self._tasks += [
+            asyncio.create_task(self._repeat(once), name=f"sessions: upkeep, {once.__name__}") for once in rounds
+        ]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tasks, self._tasks = self._tasks, []
+        try:
+            await stopped(tasks)
+        finally:
+            await stopped(self._finishing.values())
+
+    async def _repeat(self, once: Callable[[], Awaitable[None]]) -> None:
+        failures = 0
+        while True:
+            try:
+                await once()
+            except SessionError as error:
+                failures += 1
+                logger.warning("upkeep: round %s of failures, tried again after a pause: %s", failures, error)
+            except Exception as error:  # noqa: BLE001 - upkeep outlives whatever one round meets
+                failures += 1
+                log_failure("upkeep", reason_of("a round", error), error)
+            else:
+                failures = 0
+            await asyncio.sleep(self._pause(failures))
+
+    def _pause(self, failures: int) -> float:
+        backoff = min(2**failures, _LONGEST_BACKOFF) if failures else 1
+        jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - it only spreads the processes
+        return self._every.total_seconds() * backoff * jitter
+
+    async def _sweep(self) -> None:
+        for sweep in (self._repository.recover_stalled, self._repository.expire_due):
+            # Until one batch changes nothing: where several sweep, a batch that was changed in part is not the last.
+            while await sweep():
+                pass
+
+    async def _finish_interrupted(self) -> None:
+        while True:
+            ended = self._ended
+            batch = await self._repository.interrupted_applies(limit=_BATCH)
+            random.shuffle(batch)  # so that several processes do not claim in one order
+            for session in batch:
+                if session.session_id in self._finishing:
+                    continue
+                await self._places.acquire()
+                # Not waited for: a write-back that hangs takes one place, and holds nobody else up.
+                task = asyncio.create_task(self._finish(session), name=f"sessions: upkeep of {session.session_id}")
+                self._finishing[session.session_id] = task
+                task.add_done_callback(partial(self._gone, session.session_id))
+            if len(batch) < _BATCH or self._ended == ended:
+                return
+
+    def _gone(self, session_id: str, _task: asyncio.Task[None]) -> None:
+        del self._finishing[session_id]
+        self._places.release()
+
+    async def _finish(self, session: ActiveScheduleSessionSnapshot) -> None:
+        if self._write_back is None or session.current_preview_id is None:
+            return
+        try:
+            outcome = await write_back_for(
+                session.session_id,
+                user_id=session.user_id,
+                preview_id=session.current_preview_id,
+                repository=self._repository,
+                write_back=self._write_back,
+                within=DEFAULT_MAX_RERUN,
+            )
+        except SessionError as error:
+            logger.warning("upkeep: an interrupted write-back is not finished yet: %s", error)
+            return
+        except Exception as error:  # noqa: BLE001 - the others are finished all the same
+            log_failure(f"session {session.session_id}", reason_of("finishing its write-back", error), error)
+            return
+        if isinstance(outcome, Applied | ApplyFailed):
+            self._ended += 1
+            logger.info("upkeep: an interrupted write-back is finished: %r", outcome)

@@ -1,0 +1,119 @@
+"""One confirmed preview: written back once, whoever dies or is stopped meanwhile."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from sessions.bridge.leased_work import Broken, CutOff, Ending, OutOfTime, log_failure, reason_of, renewed, run
+from sessions.bridge.outcomes import Applied, ApplyFailed, Confirmed, Held, RerunFailed, Superseded, TimedOut, refused
+from sessions.domain.errors import InvalidTransition, LeaseLost, SessionError, SessionNotFound, TransitionConflict
+from sessions.domain.lifecycle import SessionStatus
+from sessions.domain.models import ApplyClaim
+from sessions.repository import SessionRepository
+from sessions.tasks import to_the_end
+
+logger = logging.getLogger("sessions")
+
+WriteBack = Callable[[ApplyClaim], Awaitable[None]]
+
+STOPPED = "stopped before the write-back began"
+
+
+async def apply_only(repository: SessionRepository, session_id: str, *, user_id: int, preview_id: str) -> Confirmed:
+    """Confirm a preview that needs no write-back of ours: the session ends ``applied``."""
+    try:
+        return Applied(await repository.apply(session_id, user_id=user_id, preview_id=preview_id))
+    except SessionError as error:
+        return _refused(error)
+
+
+async def write_back_for(
+    session_id: str,
+    *,
+    user_id: int,
+    preview_id: str,
+    repository: SessionRepository,
+    write_back: WriteBack,
+    within: timedelta,
+) -> Confirmed:
+    """Claim a confirmed preview, write it back, and record what came of it.
+
+    Once the write-back has begun its claim is never given back, since nobody could tell what was written: stopped in
+    any way it leaves its lease to lapse, and whoever confirms next, or the upkeep, finishes with the same key.
+
+    Args:
+        session_id: 1 to 64 characters.
+        user_id: The owner.
+        preview_id: The preview that the user confirmed.
+        repository: Where the session is.
+        write_back: The application's.
+        within: How long it may run.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        SessionNotFound: This user has no such session.
+        StalePreview: Another preview is offered, or none.
+        InvalidTransition: It comes too late.
+        StoreUnavailable: The claim or its outcome could not be written, or the lease not renewed.
+    """
+    since = asyncio.get_running_loop().time()
+    try:
+        claim = await repository.claim_apply(session_id, user_id=user_id, preview_id=preview_id)
+    except SessionError as error:
+        return _refused(error)
+    has_begun = False
+
+    async def write() -> None:
+        nonlocal has_begun
+        has_begun = True
+        await write_back(claim)
+
+    try:
+        async with renewed(claim, lambda: repository.renew(claim), since=since) as renewal:
+            ending = await run(write, claim, renewal=renewal, within=within)
+            return await _record(repository, claim, ending)
+    except (LeaseLost, SessionNotFound) as lost:
+        return Superseded(lost.session or claim.session)
+    except TransitionConflict as error:
+        return _refused(error)
+    except (Exception, asyncio.CancelledError):
+        if not has_begun:
+            await to_the_end(_give_back(repository, claim))
+        raise
+
+
+async def _give_back(repository: SessionRepository, claim: ApplyClaim) -> None:
+    try:
+        await repository.release(claim, reason=STOPPED)
+    except SessionError as error:
+        logger.warning("session %s: its lease is left to lapse: %s", claim.session.session_id, error)
+
+
+async def _record(repository: SessionRepository, claim: ApplyClaim, ending: Ending[None]) -> Confirmed:
+    match ending:
+        case CutOff(error):
+            raise error
+        case OutOfTime():
+            return TimedOut(claim.session)
+        case Broken(error):
+            reason = reason_of("the write-back", error)
+            log_failure(f"session {claim.session.session_id}", reason, error)
+            return ApplyFailed(await repository.fail_apply(claim, reason=reason))
+        case _:
+            return Applied(await repository.complete_apply(claim))
+
+
+def _refused(error: SessionError) -> Confirmed:
+    if isinstance(error, InvalidTransition) and error.status is SessionStatus.APPLIED and error.session is not None:
+        # A second click: the preview is the current one, else it would be stale.
+        return Applied(error.session)
+    match refused(error):
+        case Held() | Superseded() as outcome:
+            return outcome
+        case RerunFailed(session):
+            return ApplyFailed(session)
+        case _:
+            raise error

@@ -1,0 +1,1 @@
+"""The demo of the command line: ``python -m sessions demo``."""

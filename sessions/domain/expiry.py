@@ -1,0 +1,52 @@
+"""What time does to a session: the rules by which something lapsed counts as swept, in one place."""
+
+from datetime import datetime
+
+from sessions.domain.lifecycle import LEASES, LeaseKind, SessionStatus
+from sessions.domain.models import ActiveScheduleSessionSnapshot, Route, RouteAction
+
+
+def has_live_lease(session: ActiveScheduleSessionSnapshot, at: datetime) -> bool:
+    """Whether somebody works on it undisturbed."""
+    return session.lease is not None and session.lease.is_live(at)
+
+
+def has_lapsed_lease(session: ActiveScheduleSessionSnapshot, kind: LeaseKind, at: datetime) -> bool:
+    """Whether a lease of this kind was left behind."""
+    return session.lease is not None and session.lease.kind is kind and not session.lease.is_live(at)
+
+
+def has_expired(session: ActiveScheduleSessionSnapshot, at: datetime) -> bool:
+    """Whether a session that nobody ended is past its ``expires_at`` with nobody at work on it.
+
+    A yes that was said is carried out: under an ``apply`` lease, live or lapsed, nothing expires.
+    """
+    if session.status.is_final or session.state.expires_at is None or session.state.expires_at > at:
+        return False
+    return session.lease is None or not (session.lease.kind is LeaseKind.APPLY or session.lease.is_live(at))
+
+
+def counts_as(session: ActiveScheduleSessionSnapshot, at: datetime) -> SessionStatus:
+    """The status as if all that has lapsed had been swept; a lapsed reply stays ``rerunning``, to be taken over."""
+    if has_expired(session, at):
+        return SessionStatus.EXPIRED
+    if has_lapsed_lease(session, LeaseKind.REFINEMENT, at):
+        return LEASES[LeaseKind.REFINEMENT].given_back_to
+    return session.status
+
+
+def question_stands(session: ActiveScheduleSessionSnapshot, at: datetime) -> bool:
+    """Whether a reply has a question to answer: while it waits, and while a reply to it is being worked on."""
+    if counts_as(session, at) is SessionStatus.WAITING_USER_REPLY:
+        return True
+    is_reply = session.lease is not None and session.lease.kind is LeaseKind.REPLY
+    return counts_as(session, at) is SessionStatus.RERUNNING and is_reply
+
+
+def route_of(session: ActiveScheduleSessionSnapshot | None, at: datetime) -> Route:
+    """What a chat entry point does with a message, given the session that the governor index found."""
+    if session is None or not counts_as(session, at).intercepts:
+        return Route(RouteAction.FREE_CHAT)
+    if has_live_lease(session, at):
+        return Route(RouteAction.HOLD, session)
+    return Route(RouteAction.RESUME, session)

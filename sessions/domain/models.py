@@ -1,0 +1,205 @@
+"""The frozen values that service, repository and cache share; none of them does I/O or takes a decision."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+from sessions.domain import inputs
+from sessions.domain.lifecycle import LeaseKind, SessionStatus
+
+UtcMoment = Annotated[datetime, AfterValidator(lambda value: inputs.moment("moment", value))]
+
+
+def derive_session_id(user_id: int, trigger_id: str) -> str:
+    """The id of the session that a trigger makes: nobody can choose another user's, and a trigger has only one."""
+    return hashlib.sha256(f"{user_id}:{trigger_id}".encode()).hexdigest()[:32]
+
+
+class ActiveScheduleSessionState(BaseModel):
+    """The light state: the question, what is missing, what belongs to it, when it ends, why it failed.
+
+    Texts are trimmed and bounded as the repository's arguments are; its JSON omits what is empty.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    pending_question: Annotated[str, AfterValidator(lambda value: inputs.text("pending_question", value))] = ""
+    missing_info: Annotated[tuple[str, ...], AfterValidator(lambda value: inputs.texts("missing_info", value))] = ()
+    last_candidate_id: Annotated[str, AfterValidator(lambda value: inputs.identifier("candidate_id", value))] | None = (
+        None
+    )
+    last_notification_id: (
+        Annotated[str, AfterValidator(lambda value: inputs.identifier("notification_id", value))] | None
+    ) = None
+    expires_at: Annotated[datetime, AfterValidator(lambda value: inputs.moment("expires_at", value))] | None = None
+    failed_reason: Annotated[str, AfterValidator(lambda value: inputs.text("reason", value))] = ""
+
+    @model_serializer(mode="wrap")
+    def _omit_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value not in (None, "", [], ())}
+
+
+class Lease(BaseModel):
+    """Who works on a session, and until when nobody else may."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: LeaseKind
+    operation_id: str
+    reply_id: str | None = None
+    attempt: int | None = None
+    expires_at: UtcMoment
+
+    def is_live(self, at: datetime) -> bool:
+        """Whether the lease still keeps others away; from its expiry on it has lapsed."""
+        return self.expires_at > at
+
+
+class ActiveScheduleSessionSnapshot(BaseModel):
+    """A session as it was stored at one revision; it round-trips through JSON without loss."""
+
+    model_config = ConfigDict(frozen=True)
+
+    session_id: str
+    user_id: int
+    conversation_id: str | None = None
+    trigger_id: str
+    current_preview_id: str | None = None
+    status: SessionStatus
+    state: ActiveScheduleSessionState = ActiveScheduleSessionState()
+    question_number: int = 0
+    lease: Lease | None = None
+    fencing_token: int = 0
+    attempts: int = 0
+    answered_reply_ids: tuple[str, ...] = ()
+    revision: int
+    created_at: UtcMoment
+    updated_at: UtcMoment
+
+    @property
+    def question_id(self) -> str:
+        """Names the question that stands, for a reply that wants to say which one it answers."""
+        return f"{self.session_id}:{self.question_number}"
+
+
+class Transition(BaseModel):
+    """One entry of a session's history: a change of status, or a take-over."""
+
+    model_config = ConfigDict(frozen=True)
+
+    from_status: SessionStatus | None = None
+    """The entry before; None for the first one that is kept."""
+    to_status: SessionStatus
+    at: UtcMoment
+    reason: str = ""
+    operation_id: str | None = None
+    call: str
+
+
+class RouteAction(StrEnum):
+    """What a chat entry point does with the next message."""
+
+    FREE_CHAT = "free_chat"
+    RESUME = "resume"
+    HOLD = "hold"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Who governs a conversation; ``session`` is None for ``free_chat``."""
+
+    action: RouteAction
+    session: ActiveScheduleSessionSnapshot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a user's sessions, newest first; ``after`` asks for the next one and is None on the last."""
+
+    sessions: tuple[ActiveScheduleSessionSnapshot, ...]
+    after: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplyClaim:
+    """The right to write a confirmed preview into the schedule.
+
+    Attributes:
+        session: The session as the claim left it.
+        kind: ``apply``.
+        token: The fencing token; a later claim has a greater one.
+        operation_id: The claim's own.
+        reply_id: None; a confirmation is no message.
+        attempt: Which write-back this is of this confirmation, from 1; a take-over counts one more.
+        expires_at: When others may take over, unless it is renewed.
+        lease: How long the claim and each renewal last.
+    """
+
+    session: ActiveScheduleSessionSnapshot = field(repr=False)
+    kind: LeaseKind = LeaseKind.APPLY
+    token: int
+    operation_id: str
+    reply_id: None = None
+    attempt: int
+    expires_at: datetime
+    lease: timedelta
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for each write-back of one preview, so that the target can tell a repetition."""
+        return f"{self.session.session_id}:{self.session.current_preview_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerunClaim:
+    """The right to rerun the graph for one reply or one refinement.
+
+    Attributes:
+        session: The session as the claim left it.
+        kind: ``reply`` or ``refinement``.
+        token: The fencing token; a later claim has a greater one.
+        operation_id: The claim's own.
+        reply_id: The message that is being answered.
+        attempt: Which rerun this is since the last recorded outcome, from 1.
+        expires_at: When others may take over, unless it is renewed.
+        lease: How long the claim and each renewal last.
+    """
+
+    session: ActiveScheduleSessionSnapshot = field(repr=False)
+    kind: LeaseKind
+    token: int
+    operation_id: str
+    reply_id: str
+    attempt: int
+    expires_at: datetime
+    lease: timedelta
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for each rerun of one message, for the graph's own side effects."""
+        return f"{self.session.session_id}:{self.reply_id}"
+
+
+Claim = RerunClaim | ApplyClaim
+"""What a holder's call is given."""
+
+
+def to_snapshot(raw: Mapping[str, Any]) -> ActiveScheduleSessionSnapshot:
+    """A stored document as a value; the history is left out."""
+    values = {name: value for name, value in raw.items() if name not in ("_id", "history")}
+    return ActiveScheduleSessionSnapshot.model_validate({**values, "session_id": raw["_id"]})
+
+
+def to_transitions(raw: Mapping[str, Any]) -> list[Transition]:
+    """A stored history, each entry with the status before it."""
+    entries = raw.get("history", [])
+    before = [None, *(entry["to_status"] for entry in entries)]
+    return [
+        Transition.model_validate({**entry, "from_status": came_from})
+        for came_from, entry in zip(before, entries, strict=False)
+    ]

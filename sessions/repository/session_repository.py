@@ -1,0 +1,152 @@
+"""The repository as a whole, and its opening: indexes verified, the server's clock learned."""
+
+from collections.abc import Callable, Generator
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from sessions.domain import inputs
+from sessions.domain.errors import IndexesMissing, InvalidSessionInput
+from sessions.repository.applying import Applying
+from sessions.repository.binding import Binding
+from sessions.repository.claims import Claims
+from sessions.repository.creation import Creation
+from sessions.repository.endings import Endings
+from sessions.repository.lookups import Lookups
+from sessions.repository.outcomes import Outcomes
+from sessions.repository.sweeps import Sweeps
+from sessions.repository.watching import Following
+from sessions.store.clock import Clock, GivenClock, ServerClock, system_time
+from sessions.store.collection import DuplicateKey
+from sessions.store.document import INDEXES, ROUTING_INDEX
+from sessions.store.index_definitions import differences
+from sessions.store.observed_collection import ObservedCollection
+
+if TYPE_CHECKING:
+    from sessions.store.collection import Database
+
+DEFAULT_LEASE: Final = timedelta(seconds=60)
+
+
+class SessionRepository(Creation, Lookups, Binding, Claims, Outcomes, Applying, Endings, Sweeps, Following):
+    """The sessions of one database; `open_repository` makes it.
+
+    Every status change that succeeds is one atomic write; every refusal is a typed error that says why.
+
+    With ``client_session``, a session of the driver, a call joins the transaction that its caller has begun there, and
+    takes effect with it. The driver's own errors then pass through, so that its ``with_transaction`` sees their labels
+    and begins anew; what has lapsed and stands in the way is neither put back nor ended: the call is refused. A busy
+    conversation, or a trigger that has its session already, aborts the transaction.
+    """
+
+    async def close(self) -> None:
+        """Stop following changes and the server's clock; the client stays open, it is the caller's.
+
+        May be called twice.
+        """
+        await self._close_streams()
+        await self._clock.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class Opening:
+    """Awaited, it gives the repository; entered, it closes it at the end too."""
+
+    def __init__(self, open_it: Callable[[], Generator[object, None, SessionRepository]]) -> None:
+        self._open_it = open_it
+        self._repository: SessionRepository | None = None
+
+    def __await__(self) -> Generator[object, None, SessionRepository]:
+        return self._open_it()
+
+    async def __aenter__(self) -> SessionRepository:
+        self._repository = await self
+        return self._repository
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._repository is not None:
+            await self._repository.close()
+
+
+def open_repository(
+    database: "Database",
+    *,
+    create_indexes: bool = False,
+    verify_indexes: bool = True,
+    timeout: float = 5.0,
+    lease: timedelta = DEFAULT_LEASE,
+    max_attempts: int = 5,
+    clock: Callable[[], datetime] | None = None,
+) -> Opening:
+    """Open the sessions of a database: ``await`` it, or ``async with`` it.
+
+    Args:
+        database: A database of Motor, PyMongo Async or mongomock-motor; its options for codec, reads and writes
+            are not used.
+        create_indexes: Create all nine declared indexes, one at a time; for tests and demos.
+        verify_indexes: Refuse a database without the governor index; with False the caller answers for it.
+        timeout: How long a call may take, 0.001 to 3,600 seconds.
+        lease: How long a claim lasts unless it says otherwise, 1 ms to 7 days.
+        max_attempts: Reruns that may die without an outcome before the session fails, 1 to 1,000.
+        clock: Returns the time as an aware datetime; None for the server's clock (the system's on the double).
+
+    Returns:
+        A repository, which is an async context manager too.
+
+    Raises:
+        InvalidSessionInput: An argument is outside its limits; nothing was sent.
+        IndexesMissing: The governor index is missing, unfinished or another; it says what differs.
+        StoreUnavailable: No primary answered within ``timeout``.
+
+    Round trips:
+        One ``listIndexes`` and five ``hello``; none of the latter where a clock is given.
+    """
+    create = inputs.flag("create_indexes", create_indexes)
+    verify = inputs.flag("verify_indexes", verify_indexes)
+    checked_lease = inputs.duration("lease", lease)
+    checked_attempts = inputs.integer("max_attempts", max_attempts)
+    if clock is not None and not callable(clock):
+        raise InvalidSessionInput("clock", "None, or a callable that returns an aware datetime")
+    collection = ObservedCollection(database, timeout=inputs.seconds("timeout", timeout))
+
+    async def opened() -> SessionRepository:
+        if create:
+            await _create_all(collection)
+        if verify:
+            await _verify(collection)
+        told: Clock
+        if clock is not None or collection.is_double:
+            told = GivenClock(clock or system_time)
+            told.now()
+        else:
+            server = ServerClock(collection)
+            await server.start()
+            told = server
+        return SessionRepository(collection, told, lease=checked_lease, max_attempts=checked_attempts)
+
+    return Opening(lambda: opened().__await__())
+
+
+async def _create_all(collection: ObservedCollection) -> None:
+    for index in INDEXES:
+        try:
+            await collection.create_index(index)
+        except DuplicateKey as error:
+            name = index.document["name"]
+            raise IndexesMissing((f"index {name} cannot be built: sessions in the database violate it",)) from error
+
+
+async def _verify(collection: ObservedCollection) -> None:
+    declared = next(dict(index.document) for index in INDEXES if index.document["name"] == ROUTING_INDEX)
+    present = (await collection.indexes()).get(ROUTING_INDEX)
+    if found := differences(declared, present):
+        raise IndexesMissing(found)

@@ -1,0 +1,1 @@
+"""The collection: its document and indexes, each write and read as data, the drivers and their errors."""

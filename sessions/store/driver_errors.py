@@ -1,0 +1,79 @@
+"""What the driver's errors mean: whether a write may have happened, whether to try again, what ends a watch."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from pymongo.errors import (
+    ConfigurationError,
+    ConnectionFailure,
+    InvalidOperation,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+    WriteConcernError,
+)
+
+from sessions.domain.errors import StoreUnavailable, WatchInterrupted, WriteOutcome
+
+_QUERY_KILLED: Final = 175  # an index was dropped under the running query
+# Not a full pool: a driver that tries again by itself may meet that after a first try that was sent.
+_NEVER_SENT: Final = (
+    ServerSelectionTimeoutError,
+    ConfigurationError,
+    InvalidOperation,
+)
+# Most specific first: the first kind that fits says what is known of a write that met the error.
+_OUTCOMES: Final[tuple[tuple[type[PyMongoError] | tuple[type[PyMongoError], ...], WriteOutcome], ...]] = (
+    (_NEVER_SENT, WriteOutcome.NOT_WRITTEN),
+    (NotPrimaryError, WriteOutcome.UNKNOWN),
+    (ConnectionFailure, WriteOutcome.UNKNOWN),
+    (WriteConcernError, WriteOutcome.UNKNOWN),
+    (OperationFailure, WriteOutcome.NOT_WRITTEN),
+    (PyMongoError, WriteOutcome.UNKNOWN),
+)
+# The network between a router and its shards, and a primary that goes, told by code alone: the write may have happened.
+_UNCLEAR_CODES: Final = frozenset({6, 7, 64, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
+_PASSES: Final = (ConnectionFailure, WriteConcernError)
+_INTERRUPTS: Final[Mapping[int, str]] = {
+    286: "the server no longer holds the changes since the token",
+    280: "the server does not find the token among its changes",
+    260: "the token is not one to go on from",
+    **dict.fromkeys((9, 15, 40647, 40648, 40649, 50811), "this is not a token of a watch"),
+    40573: "a standalone server has no change streams",
+}
+_STANDALONE: Final = 40573
+
+
+def known_of(error: PyMongoError) -> WriteOutcome:
+    """What is known of a write that met the error."""
+    known = next(outcome for kinds, outcome in _OUTCOMES if isinstance(error, kinds))
+    if getattr(error, "code", None) in _UNCLEAR_CODES or (error.timeout and not isinstance(error, _NEVER_SENT)):
+        return WriteOutcome.UNKNOWN
+    return known
+
+
+def may_pass(error: PyMongoError) -> bool:
+    """Whether the same command may succeed when it is sent again."""
+    code = getattr(error, "code", None)
+    return isinstance(error, _PASSES) or code == _QUERY_KILLED or code in _UNCLEAR_CODES
+
+
+def cause_of(error: PyMongoError) -> str:
+    """Kind and code of an error; not its text, which may quote a document or the connection string."""
+    code = getattr(error, "code", None)
+    return type(error).__name__ if code is None else f"{type(error).__name__}, code {code}"
+
+
+@contextmanager
+def interrupting() -> Iterator[None]:
+    """Turn the unavailability that no later stream can go on from into `WatchInterrupted`."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        code = getattr(error.__cause__, "code", None)
+        if code is None or code not in _INTERRUPTS:
+            raise
+        cause = f"{_INTERRUPTS[code]}, code {code}"
+        raise WatchInterrupted(cause, needs_replica_set=code == _STANDALONE) from error

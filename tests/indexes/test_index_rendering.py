@@ -1,0 +1,41 @@
+"""What the index tool prints: anybody's names as they are, and whole lines where nobody's terminal is."""
+
+import io
+from typing import Final
+
+import pytest
+
+from indexes.progress import Progress
+from indexes.rendering import Teller, console_for, show_blocked
+from indexes.steps import Action, Blocked, Step
+
+NAME: Final = "oops[/x] [red]user:key:1"
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is one."""
+
+    def isatty(self) -> bool:
+        """As a terminal answers."""
+        return True
+
+
+@pytest.mark.parametrize("kind", [Terminal, io.StringIO])
+def test_a_name_is_neither_markup_nor_an_emoji(kind: type[io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the bar of a build, which is drawn again and again."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    stream = kind()
+    step = Step(collection="c", action=Action.BUILD, index=NAME)
+    with Teller(console_for(stream)) as tell:
+        tell(Progress(step=step, elapsed=1.0, phase="scanning", done=1, total=2))
+    console_for(stream).print(NAME)
+    printed = stream.getvalue()
+    assert printed.count(NAME) >= (2 if kind is Terminal else 1)
+
+
+def test_a_long_line_is_whole_where_it_is_no_terminal() -> None:
+    """Programs read it by lines."""
+    stream = io.StringIO()
+    show_blocked(console_for(stream), [Blocked("c", "n", "word " * 100)])
+    assert len(stream.getvalue().splitlines()) == 1
