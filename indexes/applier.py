@@ -25,7 +25,7 @@ from sessions.store.index_definitions import keys_of
 if TYPE_CHECKING:
     from beanie import Document
 
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 DEFAULT_COMMIT_QUORUM: Final = "majority"
 _MAJORITY: Final = {"w": "majority"}

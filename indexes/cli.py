@@ -25,12 +25,12 @@ from indexes.planner import check, plan
 from indexes.session_collection.explaining import explain
 from indexes.session_collection.sharding import shard
 from sessions.domain.errors import SessionError
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 
 if TYPE_CHECKING:
     from beanie import Document
 
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 # To the end of the message: a password may hold anything, a blank too.
 _A_URI: Final = re.compile(r"mongodb(\+srv)?:.*", re.IGNORECASE | re.DOTALL)

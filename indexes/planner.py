@@ -30,7 +30,7 @@ from sessions.store.index_definitions import Aspect, Difference, compare, keys_o
 if TYPE_CHECKING:
     from beanie import Document
 
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 
 class Standing(StrEnum):

@@ -1,6 +1,7 @@
 """The commands that the tool sends, for any driver; what the server refuses becomes an error with the next step."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pymongo
@@ -9,20 +10,18 @@ from pymongo.errors import ExecutionTimeout, OperationFailure, PyMongoError
 
 from indexes.errors import BadChoice, IndexToolError, MissingRight, Unreachable
 from sessions.store.collection import SessionCollection
-from sessions.store.driver_errors import cause_of
-from sessions.store.index_definitions import as_listed
+from sessions.store.driver_errors import cause_of, is_transient
+from sessions.store.index_listing import list_indexes
 from sessions.tasks import answered
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 QUICK_SECONDS: Final = 5.0
 # None would leave the limit to the client's own `timeoutMS`; 0 stands above it and is none.
 _NO_LIMIT: Final = 0.0
 _UNAUTHORIZED: Final = 13
 _AUTHENTICATION_FAILED: Final = 18
-_NO_COLLECTION: Final = 26
-_PASSING: Final = frozenset({6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 
 # The smallest built-in role that has the action: https://www.mongodb.com/docs/v6.0/reference/built-in-roles/
 _RIGHTS: Final[Mapping[str, tuple[str, str]]] = {
@@ -45,7 +44,7 @@ class Server:
     """One database, by commands; reads go to the primary."""
 
     def __init__(self, database: "Database") -> None:
-        if SessionCollection(database, timeout=QUICK_SECONDS).is_double:
+        if not SessionCollection(database, timeout=QUICK_SECONDS).is_server:
             raise BadChoice("the in-memory double has no commands: there, open_repository(create_indexes=True) serves")
         self._database: Any = database
         self.name: str = self._database.name
@@ -83,14 +82,7 @@ class Server:
 
     async def indexes(self, collection: str) -> dict[str, dict[str, Any]] | None:
         """Each index by its name, one being built with its ``buildUUID``; None where there is no collection."""
-        listing = {"listIndexes": collection, "includeIndexBuildInfo": True, "cursor": {"batchSize": 1000}}
-        try:
-            answer = await self.command(listing, about=collection)
-        except OperationFailure as error:
-            if error.code == _NO_COLLECTION:
-                return None
-            raise
-        return as_listed(answer)
+        return await list_indexes(partial(self.command, about=collection), collection)
 
     async def aggregate(
         self,
@@ -134,7 +126,7 @@ def understood(error: PyMongoError, command: str, where: str) -> IndexToolError 
     if error.code == _UNAUTHORIZED:
         action, role = _RIGHTS.get(command, (command, "dbAdmin"))
         return MissingRight(action, role, where)
-    return _unreachable(error) if error.code in _PASSING or error.code == _AUTHENTICATION_FAILED else None
+    return _unreachable(error) if is_transient(error) or error.code == _AUTHENTICATION_FAILED else None
 
 
 def _unreachable(error: PyMongoError) -> Unreachable:

@@ -1,24 +1,19 @@
 """Which session governs this conversation? Durable, atomic session records on MongoDB."""
 
+from sessions.bridge.graph import AskUser, Close, Fail, NotAnAnswer, ShowPreview, Turn
 from sessions.bridge.outcomes import (
     AlreadyHandled,
     Applied,
     ApplyFailed,
     Asked,
-    AskUser,
-    Close,
     Closed,
     Dismissed,
-    Fail,
     FreeChat,
     Held,
-    NotAnAnswer,
     PreviewShown,
     RerunFailed,
-    ShowPreview,
     Superseded,
     TimedOut,
-    Turn,
     action_url,
 )
 from sessions.bridge.session_bridge import SessionBridge

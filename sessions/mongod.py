@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 
 _REPLICA_SET: Final = "sessions"
 _UP_WITHIN_SECONDS: Final = 90.0  # a busy machine; a process that has ended is noticed at once

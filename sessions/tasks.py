@@ -7,6 +7,7 @@ end of what he has cancelled once may wait for ever.
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
@@ -165,6 +166,11 @@ async def until_set(event: asyncio.Event, *, within: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):
             await event.wait()
+
+
+def in_background(work: Coroutine[Any, Any, Answer], name: str) -> "asyncio.Task[Answer]":
+    """A task that takes nothing over from whoever happened to start it, such as the driver's time limit."""
+    return asyncio.create_task(work, name=name, context=contextvars.Context())
 
 
 def leave_behind(task: "asyncio.Task[Any]") -> None:

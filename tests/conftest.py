@@ -10,10 +10,10 @@ import pytest
 import pytest_asyncio
 
 from sessions import open_repository
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 pytest_plugins = ["sessions.testing", "tests.support.chat_fixtures", "pytester"]
 

@@ -34,10 +34,10 @@ from sessions import (
     open_repository,
 )
 from sessions.mongod import find_mongod, running_mongod
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
 

@@ -12,15 +12,15 @@ from indexes.session_collection.query_shapes import BY_ID, SHAPES, Sample, Shape
 from indexes.steps import Present, is_building
 from sessions.domain.lifecycle import INTERCEPTING
 from sessions.store.document import COLLECTION
+from sessions.store.driver_errors import is_bad_hint
 from sessions.store.reads import Lookup
-from sessions.store.updates import Query
+from sessions.store.updates import Filter
 from sessions.store.writes import values_of
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 MOST_KEYS_PER_ROUTE: Final = 1.1
-_BAD_HINT: Final = 2
 _COLLECTION_SCAN: Final = "COLLSCAN"
 _SORT: Final = "SORT"
 _BY_ID_STAGE: Final = "IDHACK"
@@ -118,7 +118,7 @@ async def _told(server: Server, shape: Shape, sample: Sample) -> dict[str, Any]:
     try:
         return await server.explain(_command(shape, sample, with_hint=True), verbosity="executionStats")
     except OperationFailure as error:
-        if error.code != _BAD_HINT:
+        if not is_bad_hint(error):
             raise
         # As the repository does: the same query without the hint.
         return await server.explain(_command(shape, sample, with_hint=False), verbosity="executionStats")
@@ -153,7 +153,7 @@ async def _explained(server: Server, shape: Shape, sample: Sample, present: Pres
     return replace(found, problems=tuple(problem for problem in problems if problem))
 
 
-async def _sample(server: Server, at: datetime, conditions: Query) -> Sample:
+async def _sample(server: Server, at: datetime, conditions: Filter) -> Sample:
     """Values of a stored session that fits the conditions, else of any, else none that is there."""
     sample = Sample(at=at)
     for wanted in (conditions, {}):

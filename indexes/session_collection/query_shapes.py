@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sessions.domain.lifecycle import LEASES, NOT_ENDED, CallName, LeaseKind
+from sessions.domain.lifecycle import LEASES, NOT_ENDED, CallName, LeaseKind, SessionStatus
 from sessions.domain.models import ActiveScheduleSessionSnapshot, RerunClaim
 from sessions.store import reads, writes
+from sessions.store.calls import Call, HolderCall
 from sessions.store.document import COLLECTION, LATEST_INDEX, PAGE_INDEX, ROUTING_INDEX
 from sessions.store.reads import Lookup
-from sessions.store.updates import Query
-from sessions.store.writes import Call, Write
+from sessions.store.updates import Filter, Stage
+from sessions.store.writes import Write
 
 BY_ID: Final = "_id_"
 _BY_TRIGGER: Final = f"idx_{COLLECTION}_trigger_id"
@@ -39,7 +40,7 @@ class Sample:
     updated_at: datetime | None = None
 
 
-Asked = Lookup | Write | Query | list[Query]
+Sent = Lookup | Write | Filter | list[Stage]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ class Shape:
 
     name: str
     function: Callable[..., Any]
-    asked: Callable[[Sample], Asked]
+    asked: Callable[[Sample], Sent]
     by_user: bool = True
     routes: bool = False
     index: str = BY_ID
@@ -68,7 +69,7 @@ class Shape:
         if isinstance(asked, Lookup | Write):
             return asked.filter
         if isinstance(asked, list):
-            matched: Query = asked[0].get("$match", {})
+            matched: Filter = asked[0].get("$match", {})
             return matched
         return asked
 
@@ -84,18 +85,21 @@ def _call(sample: Sample, name: CallName, **given: Any) -> Call:
     )
 
 
-def _held(sample: Sample, name: CallName, kind: LeaseKind = LeaseKind.REPLY) -> Call:
-    session = ActiveScheduleSessionSnapshot(
+def _session(sample: Sample, status: SessionStatus) -> ActiveScheduleSessionSnapshot:
+    return ActiveScheduleSessionSnapshot(
         session_id=sample.session_id,
         user_id=sample.user_id,
         trigger_id=sample.trigger_id,
-        status=LEASES[kind].held_in,
-        revision=2,
+        status=status,
+        revision=1,
         created_at=sample.at,
         updated_at=sample.at,
     )
+
+
+def _held(sample: Sample, name: CallName, kind: LeaseKind = LeaseKind.REPLY) -> HolderCall:
     claim = RerunClaim(
-        session=session,
+        session=_session(sample, LEASES[kind].held_in),
         kind=kind,
         token=1,
         operation_id="claim",
@@ -104,11 +108,11 @@ def _held(sample: Sample, name: CallName, kind: LeaseKind = LeaseKind.REPLY) -> 
         expires_at=sample.at,
         lease=timedelta(seconds=60),
     )
-    return _call(sample, name, claim=claim, lease=claim.lease)
+    return HolderCall.of(name, claim, operation_id="operation")
 
 
 def _one(sample: Sample, write: Write) -> Write:
-    return writes.narrowed(write, session_id=sample.session_id, user_id=sample.user_id, revision=1)
+    return writes.narrowed(write, _session(sample, SessionStatus.RERUNNING))
 
 
 def _batch(sample: Sample, write: Write) -> Write:

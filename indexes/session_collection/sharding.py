@@ -12,7 +12,7 @@ from sessions.store.document import COLLECTION, SHARD_KEY
 from sessions.store.index_definitions import keys_of
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 _ROUTER: Final = "isdbgrid"
 

@@ -8,15 +8,15 @@ from pymongo.errors import PyMongoError
 
 from indexes.conflicts import Conflict
 from indexes.server import Server, understood
-from sessions.domain.errors import SessionRef, StoreUnavailable
+from sessions.domain.errors import StoreUnavailable
 from sessions.domain.lifecycle import CallName, LeaseKind
 from sessions.store import writes
+from sessions.store.calls import Call
 from sessions.store.collection import SessionCollection
 from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
-from sessions.store.writes import Call
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 _SECONDS: Final = 60.0
 _GROUPS_AT_ONCE: Final = 1000
@@ -73,8 +73,10 @@ async def _supersede(database: "Database", server: Server) -> list[str]:
     while groups := await server.aggregate(COLLECTION, _RIVALS, quick=False, allowDiskUse=True):
         at = await collection.server_time()
         rivals = [session["session_id"] for group in groups for session in group["sessions"]]
-        swept = await collection.update_many(writes.narrowed_to(writes.expire(at), rivals))
-        swept += await collection.update_many(writes.narrowed_to(writes.put_back(LeaseKind.REFINEMENT, at), rivals))
+        swept = await collection.for_one_call().update_many(writes.narrowed_to(writes.expire(at), rivals))
+        swept += await collection.for_one_call().update_many(
+            writes.narrowed_to(writes.put_back(LeaseKind.REFINEMENT, at), rivals)
+        )
         if swept:
             continue  # some of them were no rivals
         progress = [session_id for group in groups for session_id in await _end_older(collection, group, at)]
@@ -97,7 +99,6 @@ async def _end_older(collection: SessionCollection, group: dict[str, Any], at: d
             operation_id=uuid4().hex,
             reason=reason,
         )
-        about = SessionRef(session_id=call.session_id, user_id=call.user_id)
-        if await collection.find_one_and_update(writes.end(call, at), about=about) is not None:
+        if await collection.for_one_call().find_one_and_update(writes.end(call, at), about=call.about) is not None:
             ended.append(call.session_id)
     return ended

@@ -1,9 +1,11 @@
 """From a graph's first result to what is stored of it, and back: whether a trigger delivered again changes nothing."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final, TypedDict
 
-from sessions.bridge.outcomes import Asked, AskUser, Close, Closed, PreviewShown, ShowPreview
+from sessions.bridge.graph import AskUser, Close, ShowPreview
+from sessions.bridge.outcomes import Asked, Closed, PreviewShown
 from sessions.domain import inputs
 from sessions.domain.errors import InvalidSessionInput
 from sessions.domain.inputs import UNSET
@@ -20,8 +22,21 @@ _OUTCOMES: Final[Mapping[SessionStatus, type[Asked] | type[PreviewShown] | type[
 }
 
 
-def creation_of(result: FirstResult) -> dict[str, Any]:
+class CreationArguments(TypedDict, total=False):
+    """Arguments of `SessionRepository.create`."""
+
+    pending_question: str
+    missing_info: Sequence[str]
+    preview_id: str
+    candidate_id: str | None
+    expires_at: datetime | None
+    ignored: bool
+    reason: str
+
+
+def creation_of(result: FirstResult) -> CreationArguments:
     """The arguments by which a session is created for a graph's first result."""
+    given: CreationArguments
     match result:
         case AskUser():
             given = {"pending_question": result.pending_question, "missing_info": result.missing_info}
@@ -31,8 +46,11 @@ def creation_of(result: FirstResult) -> dict[str, Any]:
             return {"ignored": True, "reason": result.reason}
         case _:
             raise InvalidSessionInput("result", "AskUser, ShowPreview or Close")
-    also = {"candidate_id": result.candidate_id, "expires_at": result.expires_at}
-    return given | {name: value for name, value in also.items() if value is not UNSET}
+    if result.candidate_id is not UNSET:
+        given["candidate_id"] = result.candidate_id
+    if result.expires_at is not UNSET:
+        given["expires_at"] = result.expires_at
+    return given
 
 
 def first_outcome(session: ActiveScheduleSessionSnapshot, payload: object) -> FirstOutcome:

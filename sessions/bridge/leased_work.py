@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Generic, TypeVar
 
+from sessions.backoff import Backoff
 from sessions.domain.errors import (
     LeaseLost,
     SessionError,
@@ -162,6 +163,7 @@ async def renewed(claim: Claim, renew: Renew, *, since: float) -> AsyncIterator[
 async def _keep(claim: Claim, renew: Renew, since: float) -> SessionError:
     loop = asyncio.get_running_loop()
     part = claim.lease.total_seconds() / _PARTS
+    pauses = Backoff(min(part / 10, _LONGEST_PAUSE))
     while True:
         await asyncio.sleep(since + part - loop.time())
         # Work that blocked the event loop has eaten the lease up: then too there is time for one try.
@@ -176,7 +178,7 @@ async def _keep(claim: Claim, renew: Renew, since: float) -> SessionError:
             if isinstance(answer, LeaseLost | SessionNotFound):
                 return answer
             last = answer
-            pause = min(part / 10, _LONGEST_PAUSE)
+            pause = pauses.next()
             if loop.time() + pause >= gives_up:
                 return last if isinstance(last, StoreUnavailable) else _not_renewed(claim)
             await asyncio.sleep(pause)
@@ -207,6 +209,5 @@ async def _renew_once(claim: Claim, renew: Renew, *, until: float, part: float) 
 
 
 def _not_renewed(claim: Claim) -> StoreUnavailable:
-    session = claim.session
-    about = SessionRef(session_id=session.session_id, user_id=session.user_id, status=session.status, session=session)
+    about = SessionRef.of(claim.session, claim.session.status)
     return StoreUnavailable(about, outcome=WriteOutcome.UNKNOWN, cause="the lease could not be renewed in time")

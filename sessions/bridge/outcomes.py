@@ -1,120 +1,12 @@
-"""What a graph answers, what it is given, and what the bridge tells its caller; frozen values, none does I/O.
+"""What the bridge tells its caller; frozen values, none does I/O, and no repr shows the payload."""
 
-No repr shows a text of the user or the payload, so that a log line of one of these tells no secret.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final
 from urllib.parse import quote
 
 from sessions.domain.errors import ConflictReason, InvalidSessionInput, LeaseLost, SessionError, TransitionConflict
-from sessions.domain.inputs import UNSET, Unset
 from sessions.domain.models import ActiveScheduleSessionSnapshot
-
-# --- what the graph is given, and what it answers ---------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """One message for the graph to go on with.
-
-    Attributes:
-        session: The session as its claim left it; with a ``current_preview_id`` the user wants that one changed,
-            else ``state`` says what he was asked.
-        text: What the user wrote.
-        message_id: The message's own id.
-        attempt: Which rerun this is since the last recorded outcome, from 1.
-    """
-
-    session: ActiveScheduleSessionSnapshot = field(repr=False)
-    text: str = field(repr=False)
-    message_id: str
-    attempt: int
-
-    @property
-    def idempotency_key(self) -> str:
-        """The same for each rerun of one message, for the graph's own side effects."""
-        return f"{self.session.session_id}:{self.message_id}"
-
-
-@dataclass(frozen=True, slots=True)
-class AskUser:
-    """The graph has to ask its user something before it can go on.
-
-    Attributes:
-        pending_question: At most 4,000 characters; this or ``missing_info`` is given.
-        missing_info: At most 32 texts of at most 200 characters.
-        candidate_id: 1 to 64 characters; None clears it.
-        expires_at: An aware moment still ahead; None clears it. Left out, it stays unless it has passed.
-        payload: Handed through to the outcome and never stored: the text or card for the user.
-    """
-
-    pending_question: str = field(default="", repr=False)
-    missing_info: Sequence[str] = field(default=(), repr=False)
-    candidate_id: str | Unset | None = UNSET
-    expires_at: datetime | Unset | None = UNSET
-    payload: object = field(default=None, repr=False, hash=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ShowPreview:
-    """The graph has a preview that the user can confirm.
-
-    Attributes:
-        preview_id: 1 to 64 characters; a changed preview has a new one.
-        candidate_id: 1 to 64 characters; None clears it.
-        expires_at: An aware moment still ahead; None clears it. Left out, it stays unless it has passed.
-        payload: Handed through to the outcome and never stored.
-    """
-
-    preview_id: str
-    candidate_id: str | Unset | None = UNSET
-    expires_at: datetime | Unset | None = UNSET
-    payload: object = field(default=None, repr=False, hash=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """There is nothing to do (any more).
-
-    Attributes:
-        reason: For the history, at most 2,000 characters.
-        payload: Handed through to the outcome and never stored.
-    """
-
-    reason: str = field(default="", repr=False)
-    payload: object = field(default=None, repr=False, hash=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """The graph cannot go on, and says why.
-
-    Attributes:
-        reason: Why, 1 to 2,000 characters.
-        payload: Handed through to the outcome and never stored.
-    """
-
-    reason: str = field(repr=False)
-    payload: object = field(default=None, repr=False, hash=False)
-
-
-@dataclass(frozen=True, slots=True)
-class NotAnAnswer:
-    """The message is a side question or a change of topic: ordinary chat answers it, and the question stands.
-
-    Attributes:
-        payload: Handed through to the outcome and never stored.
-    """
-
-    payload: object = field(default=None, repr=False, hash=False)
-
-
-GraphResult = AskUser | ShowPreview | Close | Fail | NotAnAnswer
-
-# --- what the bridge tells its caller ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -250,8 +142,6 @@ def action_url(session: ActiveScheduleSessionSnapshot) -> str:
 
 # --- what a refusal comes to ------------------------------------------------------------------------------------
 
-Refused = Held | AlreadyHandled | RerunFailed | Superseded
-
 _BY_REASON: Final[Mapping[ConflictReason, type[Held] | type[AlreadyHandled] | type[RerunFailed]]] = {
     ConflictReason.IN_PROGRESS: Held,
     ConflictReason.APPLYING: Held,
@@ -261,7 +151,7 @@ _BY_REASON: Final[Mapping[ConflictReason, type[Held] | type[AlreadyHandled] | ty
 }
 
 
-def refused(error: SessionError) -> Refused:
+def outcome_of(error: SessionError) -> Held | AlreadyHandled | RerunFailed | Superseded:
     """The outcome of a claim or an ending that was refused; what is no outcome is raised again."""
     if isinstance(error, TransitionConflict) and error.reason in _BY_REASON and error.session is not None:
         return _BY_REASON[error.reason](error.session)

@@ -4,10 +4,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import assert_never
 
+from sessions.bridge.graph import AskUser, Close, Fail, GraphResult, NotAnAnswer, ShowPreview, Turn
 from sessions.bridge.leased_work import (
     Broken,
     CutOff,
+    Done,
     Ending,
     OutOfTime,
     kind_of,
@@ -18,25 +21,19 @@ from sessions.bridge.leased_work import (
 )
 from sessions.bridge.outcomes import (
     Asked,
-    AskUser,
-    Close,
     Closed,
-    Fail,
     FreeChat,
-    GraphResult,
     Handled,
-    NotAnAnswer,
     PreviewShown,
     RerunFailed,
-    ShowPreview,
     Superseded,
     TimedOut,
-    Turn,
-    refused,
+    outcome_of,
 )
 from sessions.domain.errors import InvalidSessionInput, LeaseLost, SessionError, SessionNotFound, TransitionConflict
 from sessions.domain.models import RerunClaim
 from sessions.repository import SessionRepository
+from sessions.repository.engine import give_back
 from sessions.tasks import to_the_end
 
 logger = logging.getLogger("sessions")
@@ -78,19 +75,10 @@ async def rerun_for(
     except (LeaseLost, SessionNotFound) as lost:
         return Superseded(lost.session or claim.session)
     except (Exception, asyncio.CancelledError) as error:
-        await to_the_end(_give_back(repository, claim))
+        await to_the_end(give_back(claim, repository.release(claim, reason=STOPPED)))
         if isinstance(error, TransitionConflict):
-            return refused(error)
+            return outcome_of(error)
         raise
-
-
-async def _give_back(repository: SessionRepository, claim: RerunClaim) -> None:
-    try:
-        await repository.release(claim, reason=STOPPED)
-    except (LeaseLost, SessionNotFound):
-        pass  # somebody has taken it over, or its answer was recorded after all
-    except SessionError as error:
-        logger.warning("session %s: its lease is left to lapse: %s", claim.session.session_id, error)
 
 
 async def _record(repository: SessionRepository, claim: RerunClaim, ending: Ending[GraphResult]) -> Handled:
@@ -103,8 +91,10 @@ async def _record(repository: SessionRepository, claim: RerunClaim, ending: Endi
             reason = reason_of("the graph", error)
             log_failure(f"session {claim.session.session_id}", reason, error)
             return RerunFailed(await repository.fail_rerun(claim, reason=reason))
+        case Done(result):
+            pass
         case _:
-            result = ending.value
+            assert_never(ending)
     try:
         return await _record_answer(repository, claim, result)
     except InvalidSessionInput as error:

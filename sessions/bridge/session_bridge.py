@@ -2,23 +2,20 @@
 
 import asyncio
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from sessions.bridge.first_result import creation_of, first_outcome, is_untouched, says
+from sessions.bridge.graph import AskUser, Close, ShowPreview
 from sessions.bridge.leased_work import DEFAULT_MAX_RERUN
 from sessions.bridge.outcomes import (
     AlreadyHandled,
     Asked,
-    AskUser,
-    Close,
     Confirmed,
     Dismissed,
     FreeChat,
     Handled,
     Held,
-    ShowPreview,
     Started,
-    refused,
+    outcome_of,
 )
 from sessions.bridge.rerun import Rerun, rerun_for
 from sessions.bridge.write_back import WriteBack, apply_only, write_back_for
@@ -33,13 +30,11 @@ from sessions.domain.errors import (
     StaleReply,
     TransitionConflict,
 )
+from sessions.domain.expiry import question_standing
 from sessions.domain.lifecycle import SessionStatus
-from sessions.domain.models import ActiveScheduleSessionSnapshot, RerunClaim, RouteAction
-from sessions.domain.questions import Question, question_named, question_standing, stale_reply
+from sessions.domain.models import ActiveScheduleSessionSnapshot, Question, RerunClaim, RouteAction
 from sessions.repository import SessionRepository
-
-if TYPE_CHECKING:
-    from sessions.store.collection import ClientSession
+from sessions.store.clients import ClientSession
 
 
 class SessionBridge:
@@ -87,7 +82,7 @@ class SessionBridge:
         *,
         conversation_id: str | None = None,
         notification_id: str | None = None,
-        client_session: "ClientSession | None" = None,
+        client_session: ClientSession | None = None,
     ) -> Started:
         """Store the session that a trigger's first run came to; notify the user only after this.
 
@@ -181,12 +176,12 @@ class SessionBridge:
         conversation_id = inputs.identifier("conversation_id", conversation_id)
         message_id = inputs.identifier("message_id", message_id)
         is_blank = not inputs.text("text", text)
-        named = question_named(question_id)
+        named = inputs.question_named(question_id)
         redelivered = inputs.flag("redelivered", redelivered)
 
         route = await self._repository.route(user_id, conversation_id)
         session = route.session
-        standing = question_standing(session) if session is not None else None
+        standing = question_standing(session, session.status) if session is not None else None
         if named is not None and named != standing:
             return await self._stale(user_id, named, message_id, session)
         further = redelivered and named is None
@@ -209,7 +204,7 @@ class SessionBridge:
                 return Held(error.session)
             return await self._moved_on(user_id, conversation_id, message_id, redelivered=redelivered)
         except SessionError as error:
-            return refused(error)
+            return outcome_of(error)
         return await self._run(claim, text, since)
 
     async def refine(self, user_id: int, session_id: str, text: str, *, preview_id: str, message_id: str) -> Handled:
@@ -249,7 +244,7 @@ class SessionBridge:
                 raise
             return Held(error.session)
         except SessionError as error:
-            return refused(error)
+            return outcome_of(error)
         return await self._run(claim, text, since)
 
     async def confirm(self, user_id: int, session_id: str, *, preview_id: str) -> Confirmed:
@@ -316,7 +311,7 @@ class SessionBridge:
                 raise
             return Dismissed(error.session)
         except TransitionConflict as error:
-            outcome = refused(error)
+            outcome = outcome_of(error)
             if not isinstance(outcome, Held):
                 raise
             return outcome
@@ -355,12 +350,12 @@ class SessionBridge:
         self, user_id: int, named: Question, message_id: str, session: ActiveScheduleSessionSnapshot | None
     ) -> Handled:
         """A question was named that does not stand here: refuse, unless the message was handled before."""
-        asked_by, _ = named
         standing = None
-        if session is not None and session.session_id == asked_by:
-            standing = question_standing(session)
+        if session is not None and session.session_id == named.session_id:
+            standing = question_standing(session, session.status)
         else:
-            session = await self._repository.get(asked_by, user_id=user_id)
+            session = await self._repository.get(named.session_id, user_id=user_id)
         if message_id in session.answered_reply_ids:
             return AlreadyHandled(session)
-        raise stale_reply(session, self._repository.present_status(session), standing)
+        about = SessionRef.of(session, self._repository.present_status(session))
+        raise StaleReply(about, current_question_number=None if standing is None else standing.number)

@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
+from sessions.backoff import Backoff
 from sessions.bridge.leased_work import DEFAULT_MAX_RERUN, log_failure, reason_of
 from sessions.bridge.outcomes import Applied, ApplyFailed
 from sessions.bridge.write_back import WriteBack, write_back_for
@@ -21,7 +22,6 @@ from sessions.tasks import stopped
 logger = logging.getLogger("sessions")
 
 DEFAULT_EVERY: Final = timedelta(seconds=30)
-_JITTER: Final = 0.25
 _LONGEST_BACKOFF: Final = 8
 """After failures the pause doubles, up to so many times its length."""
 _BATCH: Final = 100
@@ -83,24 +83,21 @@ class Upkeep:
             await stopped(self._finishing.values())
 
     async def _repeat(self, once: Callable[[], Awaitable[None]]) -> None:
-        failures = 0
+        pauses = self._pauses()
         while True:
             try:
                 await once()
             except SessionError as error:
-                failures += 1
-                logger.warning("upkeep: round %s of failures, tried again after a pause: %s", failures, error)
+                logger.warning("upkeep: a round failed and is tried again after a pause: %s", error)
             except Exception as error:  # noqa: BLE001 - upkeep outlives whatever one round meets
-                failures += 1
                 log_failure("upkeep", reason_of("a round", error), error)
             else:
-                failures = 0
-            await asyncio.sleep(self._pause(failures))
+                pauses.reset()
+            await asyncio.sleep(pauses.next())
 
-    def _pause(self, failures: int) -> float:
-        backoff = min(2**failures, _LONGEST_BACKOFF) if failures else 1
-        jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - it only spreads the processes
-        return self._every.total_seconds() * backoff * jitter
+    def _pauses(self) -> Backoff:
+        every = self._every.total_seconds()
+        return Backoff(every, every * _LONGEST_BACKOFF)
 
     async def _sweep(self) -> None:
         for sweep in (self._repository.recover_stalled, self._repository.expire_due):

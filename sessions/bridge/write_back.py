@@ -4,13 +4,24 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import assert_never
 
-from sessions.bridge.leased_work import Broken, CutOff, Ending, OutOfTime, log_failure, reason_of, renewed, run
-from sessions.bridge.outcomes import Applied, ApplyFailed, Confirmed, Held, RerunFailed, Superseded, TimedOut, refused
+from sessions.bridge.leased_work import Broken, CutOff, Done, Ending, OutOfTime, log_failure, reason_of, renewed, run
+from sessions.bridge.outcomes import (
+    Applied,
+    ApplyFailed,
+    Confirmed,
+    Held,
+    RerunFailed,
+    Superseded,
+    TimedOut,
+    outcome_of,
+)
 from sessions.domain.errors import InvalidTransition, LeaseLost, SessionError, SessionNotFound, TransitionConflict
 from sessions.domain.lifecycle import SessionStatus
 from sessions.domain.models import ApplyClaim
 from sessions.repository import SessionRepository
+from sessions.repository.engine import give_back
 from sessions.tasks import to_the_end
 
 logger = logging.getLogger("sessions")
@@ -25,7 +36,7 @@ async def apply_only(repository: SessionRepository, session_id: str, *, user_id:
     try:
         return Applied(await repository.apply(session_id, user_id=user_id, preview_id=preview_id))
     except SessionError as error:
-        return _refused(error)
+        return _confirmed(error)
 
 
 async def write_back_for(
@@ -63,7 +74,7 @@ async def write_back_for(
     try:
         claim = await repository.claim_apply(session_id, user_id=user_id, preview_id=preview_id)
     except SessionError as error:
-        return _refused(error)
+        return _confirmed(error)
     has_begun = False
 
     async def write() -> None:
@@ -78,18 +89,11 @@ async def write_back_for(
     except (LeaseLost, SessionNotFound) as lost:
         return Superseded(lost.session or claim.session)
     except TransitionConflict as error:
-        return _refused(error)
+        return _confirmed(error)
     except (Exception, asyncio.CancelledError):
         if not has_begun:
-            await to_the_end(_give_back(repository, claim))
+            await to_the_end(give_back(claim, repository.release(claim, reason=STOPPED)))
         raise
-
-
-async def _give_back(repository: SessionRepository, claim: ApplyClaim) -> None:
-    try:
-        await repository.release(claim, reason=STOPPED)
-    except SessionError as error:
-        logger.warning("session %s: its lease is left to lapse: %s", claim.session.session_id, error)
 
 
 async def _record(repository: SessionRepository, claim: ApplyClaim, ending: Ending[None]) -> Confirmed:
@@ -102,15 +106,17 @@ async def _record(repository: SessionRepository, claim: ApplyClaim, ending: Endi
             reason = reason_of("the write-back", error)
             log_failure(f"session {claim.session.session_id}", reason, error)
             return ApplyFailed(await repository.fail_apply(claim, reason=reason))
-        case _:
+        case Done():
             return Applied(await repository.complete_apply(claim))
+        case _:
+            assert_never(ending)
 
 
-def _refused(error: SessionError) -> Confirmed:
+def _confirmed(error: SessionError) -> Confirmed:
     if isinstance(error, InvalidTransition) and error.status is SessionStatus.APPLIED and error.session is not None:
         # A second click: the preview is the current one, else it would be stale.
         return Applied(error.session)
-    match refused(error):
+    match outcome_of(error):
         case Held() | Superseded() as outcome:
             return outcome
         case RerunFailed(session):

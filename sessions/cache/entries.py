@@ -50,7 +50,7 @@ def to_entry(session: ActiveScheduleSessionSnapshot | None, *, sent: float, at: 
     return Entry(session, sent, None if is_timed else route_of(session, at))
 
 
-class Routes:
+class Entries:
     """Entries by conversation, and the conversation of each session in them.
 
     Attributes:

@@ -5,7 +5,6 @@ has just received would be lost.
 """
 
 import asyncio
-import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -13,17 +12,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from operator import methodcaller
-from random import uniform
 from time import monotonic
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 from weakref import WeakSet
 
+from sessions.backoff import Backoff
 from sessions.domain.errors import SessionRef, StoreUnavailable, WatchInterrupted, WriteOutcome
 from sessions.domain.models import ActiveScheduleSessionSnapshot, to_snapshot
-from sessions.tasks import forget, stopped, to_the_end, until_set
+from sessions.tasks import forget, in_background, stopped, to_the_end, until_set
 
 logger = logging.getLogger("sessions")
-Result = TypeVar("Result")
 
 LONGEST_WAIT: Final = 1.0
 """Seconds that a read waits for a change, unless a follower wants to know sooner that there is none."""
@@ -138,11 +136,6 @@ class Follower:
         return False
 
 
-def in_background(work: Coroutine[Any, Any, Result], name: str) -> "asyncio.Task[Result]":
-    """A task that takes nothing over from whoever happened to start it, such as the driver's time limit."""
-    return asyncio.create_task(work, name=name, context=contextvars.Context())
-
-
 class Feed:
     """A stream, and a task that reads it for as long as somebody follows.
 
@@ -162,7 +155,7 @@ class Feed:
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._room = asyncio.Event()
         self._is_open = False
-        self._pause = _FIRST_PAUSE
+        self._pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._closings: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
         self.token = resume_after
@@ -274,9 +267,7 @@ class Feed:
                 if not self._ready.done():
                     raise
                 logger.warning("the change stream is lost and will be opened again: %s", error)
-                # Many processes lose their streams at the same moment.
-                await asyncio.sleep(uniform(self._pause / 2, self._pause))  # noqa: S311 - no secret
-                self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+                await asyncio.sleep(self._pauses.next())
 
     async def _read(self, stream: Stream, wait: float, primary: object) -> None:
         reading: asyncio.Task[dict[str, Any] | None] | None = None
@@ -289,7 +280,7 @@ class Feed:
                 await self._answered(reading, primary)
                 change = reading.result()
                 self.token = stream.token or self.token
-                self._pause = _FIRST_PAUSE
+                self._pauses.reset()
                 if change is None:
                     self._tell(methodcaller("quiet", started))
                     continue
@@ -343,3 +334,38 @@ async def _let_go(stream: Stream, reading: "asyncio.Task[dict[str, Any] | None] 
         reading.cancel()
         await asyncio.wait({reading}, timeout=_READ_ENDS_WITHIN)
         forget(reading)
+
+
+class Feeds:
+    """The feeds of one repository: one that all share who begin now, and one more for each who goes on from a token."""
+
+    def __init__(self, source: Source, *, patience: float) -> None:
+        self._source = source
+        self._patience = patience
+        self._shared: Feed | None = None
+        self._feeds: set[Feed] = set()
+        self._is_closed = False
+
+    def shared(self) -> Feed:
+        """The feed of all who begin now."""
+        if self._shared is None or self._shared.has_ended:
+            self._shared = self._made(None, is_shared=True)
+        return self._shared
+
+    def subscribe(self, resume_after: str | None) -> Feed:
+        """A feed of one's own if a token is given, else the shared one."""
+        return self.shared() if resume_after is None else self._made(resume_after, is_shared=False)
+
+    def _made(self, resume_after: str | None, *, is_shared: bool) -> Feed:
+        if self._is_closed:
+            message = "the repository is closed: open another one to follow changes"
+            raise RuntimeError(message)
+        feed = Feed(self._source, patience=self._patience, resume_after=resume_after, is_shared=is_shared)
+        self._feeds = {known for known in self._feeds if not known.has_ended} | {feed}
+        return feed
+
+    async def close(self) -> None:
+        """End all feeds."""
+        self._is_closed = True
+        for feed in list(self._feeds):
+            await feed.close()

@@ -38,11 +38,12 @@ class Scope:
         )
 
 
-class Watch(Follower):
-    """Changes as they happen: iterate over it, and close it, best by ``async with``.
+class Queue(Follower):
+    """The changes of a scope that wait for their consumer.
 
-    A consumer that is slower than the changes finds those of one session merged into the latest. Where more than
-    10,000 sessions wait for it, it lets go of them and reads them again from its token, at its own pace.
+    Attributes:
+        pending: The latest change of each session that was not taken yet.
+        failure: Why nothing more comes, until the consumer was told.
     """
 
     def __init__(self, subscribe: Callable[[str | None], Feed], scope: Scope, *, resume_after: str | None) -> None:
@@ -52,15 +53,15 @@ class Watch(Follower):
         self._taken = resume_after
         self._feed: Feed | None = None
         self._beginning = asyncio.Lock()
-        self._pending: dict[str, Change] = {}
         self._wake = asyncio.Event()
-        self._failure: Exception | None = None
         self._is_closed = False
+        self.pending: dict[str, Change] = {}
+        self.failure: Exception | None = None
 
     @property
     def token(self) -> str | None:
-        """Where a later ``watch(resume_after=...)`` goes on; it moves on without changes too, None before the start."""
-        if self._pending or self._feed is None:
+        """Where a later watch goes on."""
+        if self.pending or self._feed is None:
             return self._taken
         return self._feed.token or self._taken
 
@@ -75,33 +76,34 @@ class Watch(Follower):
         if not self._scope.holds(event) or not event.is_latest or event.snapshot is None:
             return
         change = Change(event.snapshot, event.token)
-        self._pending.pop(change.snapshot.session_id, None)
-        self._pending[change.snapshot.session_id] = change
-        if self._feed is not None and self._feed.is_shared and len(self._pending) > MOST_PENDING:
+        self.pending.pop(change.snapshot.session_id, None)
+        self.pending[change.snapshot.session_id] = change
+        if self._feed is not None and self._feed.is_shared and len(self.pending) > MOST_PENDING:
             self._fall_behind(self._feed)
         self._wake.set()
 
     def _fall_behind(self, feed: Feed) -> None:
         feed.discard(self)
         self._feed = None
-        self._pending.clear()
+        self.pending.clear()
 
     @property
     def is_full(self) -> bool:
         """Whether a feed of its own should read no further."""
-        return len(self._pending) >= MOST_PENDING
+        return len(self.pending) >= MOST_PENDING
 
     def ended(self, error: Exception | None) -> None:
         """What is pending is still handed out; then the error, or the end."""
         self._taken = self.token
         self._feed = None
-        self._failure = error
+        self.failure = error
         self._is_closed = True
         self._wake.set()
 
     # --- the consumer's side --------------------------------------------------------------------------------------
 
-    async def _begin(self) -> None:
+    async def begin(self) -> None:
+        """Follow, unless it does or is closed."""
         async with self._beginning:
             if self._feed is not None or self._is_closed:
                 return
@@ -112,29 +114,59 @@ class Watch(Follower):
                 self._feed = None
                 raise
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Change:
-        while not self._pending:
-            if self._failure is not None:
-                failure, self._failure = self._failure, None
+    async def take(self) -> Change:
+        """The next change."""
+        while not self.pending:
+            if self.failure is not None:
+                failure, self.failure = self.failure, None
                 raise failure
             if self._is_closed:
                 raise StopAsyncIteration
             if self._feed is None:
-                await self._begin()
+                await self.begin()
                 continue
             self._wake.clear()
             await self._wake.wait()
-        change = self._pending.pop(next(iter(self._pending)))
+        change = self.pending.pop(next(iter(self.pending)))
         self._taken = change.token
         if self._feed is not None:
             self._feed.make_room()
         return change
 
+    async def close(self) -> None:
+        """Stop following; whoever waits finds the end."""
+        self._taken = self.token
+        self.pending.clear()
+        self._is_closed = True
+        self._wake.set()
+        feed, self._feed = self._feed, None
+        if feed is not None:
+            await feed.leave(self)
+
+
+class Watch:
+    """Changes as they happen: iterate over it, and close it, best by ``async with``.
+
+    A consumer that is slower than the changes finds those of one session merged into the latest. If more than 10,000
+    sessions wait for it, it lets go of them and reads them again from its token, at its own pace.
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    @property
+    def token(self) -> str | None:
+        """Where a later ``watch(resume_after=...)`` goes on; it moves on without changes too, None before the start."""
+        return self._queue.token
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change:
+        return await self._queue.take()
+
     async def __aenter__(self) -> Self:
-        await self._begin()
+        await self._queue.begin()
         return self
 
     async def __aexit__(
@@ -144,10 +176,4 @@ class Watch(Follower):
 
     async def aclose(self) -> None:
         """Stop following; whoever waits for a change finds the end. May be called twice."""
-        self._taken = self.token
-        self._pending.clear()
-        self._is_closed = True
-        self._wake.set()
-        feed, self._feed = self._feed, None
-        if feed is not None:
-            await feed.leave(self)
+        await self._queue.close()

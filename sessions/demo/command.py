@@ -23,10 +23,11 @@ from sessions.domain.errors import SessionError, StoreUnavailable
 from sessions.domain.models import Transition
 from sessions.mongod import MongodFailed, find_mongod, running_mongod
 from sessions.repository import open_repository
-from sessions.store.collection import DEFAULT_DRIVER, SessionCollection, connect, connect_double, disconnect
+from sessions.store.clients import DEFAULT_DRIVER, connect, connect_double, disconnect
+from sessions.store.collection import SessionCollection
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Client, Database
+    from sessions.store.clients import Client, Database
 
 EXIT_OK: Final = 0
 EXIT_STEP_FAILED: Final = 1

@@ -15,15 +15,14 @@ SessionError
 └── IndexesMissing        503  the database does not hold the governor index
 """
 
+import copyreg
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 from sessions.domain.lifecycle import SessionStatus
-
-if TYPE_CHECKING:
-    from sessions.domain.models import ActiveScheduleSessionSnapshot
+from sessions.domain.models import ActiveScheduleSessionSnapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +33,18 @@ class SessionRef:
     user_id: int | None = None
     status: SessionStatus | None = None
     revision: int | None = None
-    session: "ActiveScheduleSessionSnapshot | None" = None
+    session: ActiveScheduleSessionSnapshot | None = None
 
-
-def _rebuild(kind: type["SessionError"], text: str, attributes: dict[str, Any]) -> "SessionError":
-    error = kind.__new__(kind)
-    Exception.__init__(error, text)
-    error.__dict__.update(attributes)
-    return error
+    @classmethod
+    def of(cls, session: ActiveScheduleSessionSnapshot, status: SessionStatus) -> Self:
+        """What an error carries of a stored session, whose status counts as ``status`` now."""
+        return cls(
+            session_id=session.session_id,
+            user_id=session.user_id,
+            status=status,
+            revision=session.revision,
+            session=session,
+        )
 
 
 class SessionError(Exception):
@@ -72,7 +75,8 @@ class SessionError(Exception):
         self.session = about.session
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), str(self), self.__dict__.copy())
+        # By its class and its text, not by its arguments: nothing in a pickle depends on the layout of the package.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__.copy()  # type: ignore[attr-defined]  # typeshed leaves it out
 
 
 class InvalidSessionInput(SessionError, ValueError):

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from sessions.domain.lifecycle import LEASES, LeaseKind, SessionStatus
-from sessions.domain.models import ActiveScheduleSessionSnapshot, Route, RouteAction
+from sessions.domain.models import ActiveScheduleSessionSnapshot, Question, Route, RouteAction
 
 
 def has_live_lease(session: ActiveScheduleSessionSnapshot, at: datetime) -> bool:
@@ -35,12 +35,16 @@ def counts_as(session: ActiveScheduleSessionSnapshot, at: datetime) -> SessionSt
     return session.status
 
 
-def question_stands(session: ActiveScheduleSessionSnapshot, at: datetime) -> bool:
-    """Whether a reply has a question to answer: while it waits, and while a reply to it is being worked on."""
-    if counts_as(session, at) is SessionStatus.WAITING_USER_REPLY:
-        return True
+def question_standing(session: ActiveScheduleSessionSnapshot, status: SessionStatus) -> Question | None:
+    """The question that a reply can answer: while the session waits, and while a reply to it is being worked on.
+
+    Args:
+        session: The session as stored.
+        status: What its status counts as now.
+    """
     is_reply = session.lease is not None and session.lease.kind is LeaseKind.REPLY
-    return counts_as(session, at) is SessionStatus.RERUNNING and is_reply
+    stands = status is SessionStatus.WAITING_USER_REPLY or (status is SessionStatus.RERUNNING and is_reply)
+    return session.question if stands else None
 
 
 def route_of(session: ActiveScheduleSessionSnapshot | None, at: datetime) -> Route:

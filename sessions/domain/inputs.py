@@ -1,14 +1,30 @@
-"""Raw arguments in, checked values out: one table of limits, and `InvalidSessionInput` for all that breaks one."""
+"""Raw arguments in; checked ones, or `InvalidSessionInput` with the argument's name and its limit, out."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from enum import Enum
-from typing import Final
+from typing import Final, TypeVar
 
 from sessions.domain.errors import InvalidSessionInput
+from sessions.domain.lifecycle import CALLS, RERUNS, CallName, LeaseKind
+from sessions.domain.limits import (
+    DURATIONS,
+    IDENTIFIERS,
+    INTEGERS,
+    TEXT_LISTS,
+    TEXTS,
+    IdentifierLimit,
+    IntegerLimit,
+    checked_moment,
+)
+from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, Question, RerunClaim
 
-INT64_MAX: Final = 2**63 - 1
+Checked = TypeVar("Checked")
+
+_LONGEST_TOKEN: Final = 4_096
+_HEX_DIGITS: Final = frozenset("0123456789abcdefABCDEF")
+_TOKEN: Final = IntegerLimit(1)
+_CLASSES: Final = {kind: RerunClaim if kind in RERUNS else ApplyClaim for kind in LeaseKind}
 
 
 class Unset(Enum):
@@ -24,123 +40,16 @@ UNSET: Final = Unset.UNSET
 """An argument left out: the field stays as it is, where ``None`` clears it."""
 
 
-@dataclass(frozen=True, slots=True)
-class IdentifierLimit:
-    """An opaque id: never empty, never trimmed."""
-
-    longest: int
-
-    def __str__(self) -> str:
-        return (
-            f"a string of 1 to {self.longest} characters without white space around it, "
-            "without NUL and without lone surrogates"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class TextLimit:
-    """A text for people; white space around it is dropped."""
-
-    longest: int
-
-    def __str__(self) -> str:
-        return f"a string of at most {self.longest:,} characters without NUL and without lone surrogates"
-
-
-@dataclass(frozen=True, slots=True)
-class TextsLimit:
-    """A short list of texts."""
-
-    most: int
-    each: TextLimit
-
-    def __str__(self) -> str:
-        return f"a list or tuple of at most {self.most} texts, each {self.each}"
-
-
-@dataclass(frozen=True, slots=True)
-class IntegerLimit:
-    """A whole number; a bool is none."""
-
-    least: int
-    greatest: int = INT64_MAX
-
-    def __str__(self) -> str:
-        return f"an integer from {self.least} to {self.greatest}"
-
-
-@dataclass(frozen=True, slots=True)
-class DurationLimit:
-    """A length of time."""
-
-    least: timedelta
-    greatest: timedelta
-
-    def __str__(self) -> str:
-        return f"a timedelta from {self.least.total_seconds():g} to {self.greatest.total_seconds():g} seconds"
-
-
-_SHORT_ID: Final = IdentifierLimit(64)
-_REPLY: Final = IdentifierLimit(128)
-
-IDENTIFIERS: Final[Mapping[str, IdentifierLimit]] = {
-    "session_id": _SHORT_ID,
-    "conversation_id": IdentifierLimit(128),
-    "trigger_id": _SHORT_ID,
-    "preview_id": _SHORT_ID,
-    "candidate_id": _SHORT_ID,
-    "notification_id": _SHORT_ID,
-    "operation_id": _SHORT_ID,
-    "reply_id": _REPLY,
-    "message_id": _REPLY,
-}
-TEXTS: Final[Mapping[str, TextLimit]] = {
-    "pending_question": TextLimit(4_000),
-    "reason": TextLimit(2_000),
-    "text": TextLimit(1_000_000),
-}
-TEXT_LISTS: Final[Mapping[str, TextsLimit]] = {"missing_info": TextsLimit(32, TextLimit(200))}
-INTEGERS: Final[Mapping[str, IntegerLimit]] = {
-    "user_id": IntegerLimit(1),
-    "question_number": IntegerLimit(0),
-    "expected_revision": IntegerLimit(1),
-    "page limit": IntegerLimit(1, 1_000),
-    "limit": IntegerLimit(1, 100_000),
-    "max_attempts": IntegerLimit(1, 1_000),
-    "max_entries": IntegerLimit(1, 10_000_000),
-}
-DURATIONS: Final[Mapping[str, DurationLimit]] = {
-    "lease": DurationLimit(timedelta(milliseconds=1), timedelta(days=7)),
-    "timeout": DurationLimit(timedelta(milliseconds=1), timedelta(hours=1)),
-    "max_rerun": DurationLimit(timedelta(milliseconds=1), timedelta(days=7)),
-    "every": DurationLimit(timedelta(milliseconds=1), timedelta(days=7)),
-    "heartbeat": DurationLimit(timedelta(milliseconds=1), timedelta(days=7)),
-    "max_staleness": DurationLimit(timedelta(milliseconds=10), timedelta(hours=1)),
-}
-MOST_CONVERSATIONS: Final = 1_000
-_LONGEST_TOKEN: Final = 4_096
-_HEX_DIGITS: Final = frozenset("0123456789abcdefABCDEF")
-AWARE: Final = "a datetime with a time zone, between the years 1 and 9999 in UTC"
-AHEAD: Final = "a moment still ahead by the repository's clock"
-
-
-def _encodable(value: str) -> bool:
+def _checked(argument: str, check: Callable[[object], Checked], value: object) -> Checked:
     try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\x00" not in value
+        return check(value)
+    except ValueError as error:
+        raise InvalidSessionInput(argument, str(error)) from None
 
 
 def identifier(argument: str, value: object, *, limit: IdentifierLimit | None = None) -> str:
     """An id within the limit of its name in `IDENTIFIERS`."""
-    limit = limit or IDENTIFIERS[argument]
-    if not isinstance(value, str) or not 1 <= len(value) <= limit.longest:
-        raise InvalidSessionInput(argument, str(limit))
-    if value != value.strip() or not _encodable(value):
-        raise InvalidSessionInput(argument, str(limit))
-    # A plain str: a StrEnum member would be stored and compared as another type by some codecs.
-    return str.__str__(value)
+    return _checked(argument, (limit or IDENTIFIERS[argument]).checked, value)
 
 
 def optional_identifier(argument: str, value: object) -> str | None:
@@ -162,15 +71,9 @@ def optional_token(argument: str, value: object) -> str | None:
     return str.__str__(value)
 
 
-def text(argument: str, value: object, *, limit: TextLimit | None = None) -> str:
+def text(argument: str, value: object) -> str:
     """A text within the limit of its name in `TEXTS`, trimmed."""
-    limit = limit or TEXTS[argument]
-    if not isinstance(value, str):
-        raise InvalidSessionInput(argument, str(limit))
-    trimmed = str.__str__(value).strip()
-    if len(trimmed) > limit.longest or not _encodable(trimmed):
-        raise InvalidSessionInput(argument, str(limit))
-    return trimmed
+    return _checked(argument, TEXTS[argument].checked, value)
 
 
 def required_text(argument: str, value: object) -> str:
@@ -182,23 +85,13 @@ def required_text(argument: str, value: object) -> str:
 
 
 def texts(argument: str, value: object) -> tuple[str, ...]:
-    """The texts of a list, trimmed, without blanks and doubles, in their order."""
-    limit = TEXT_LISTS[argument]
-    if not isinstance(value, list | tuple) or len(value) > limit.most:
-        raise InvalidSessionInput(argument, str(limit))
-    try:
-        found = [text(argument, item, limit=limit.each) for item in value]
-    except InvalidSessionInput as error:
-        raise InvalidSessionInput(argument, str(limit)) from error
-    return tuple(dict.fromkeys(item for item in found if item))
+    """The texts of a list within the limit of its name in `TEXT_LISTS`."""
+    return _checked(argument, TEXT_LISTS[argument].checked, value)
 
 
 def integer(argument: str, value: object, *, limit: IntegerLimit | None = None) -> int:
     """A whole number within the limit of its name in `INTEGERS`."""
-    limit = limit or INTEGERS[argument]
-    if isinstance(value, bool) or not isinstance(value, int) or not limit.least <= value <= limit.greatest:
-        raise InvalidSessionInput(argument, str(limit))
-    return int(value)
+    return _checked(argument, (limit or INTEGERS[argument]).checked, value)
 
 
 def optional_integer(argument: str, value: object) -> int | None:
@@ -215,34 +108,17 @@ def flag(argument: str, value: object) -> bool:
 
 def duration(argument: str, value: object) -> timedelta:
     """A length of time within the limit of its name in `DURATIONS`."""
-    limit = DURATIONS[argument]
-    if not isinstance(value, timedelta) or not limit.least <= value <= limit.greatest:
-        raise InvalidSessionInput(argument, str(limit))
-    return value
+    return _checked(argument, DURATIONS[argument].checked, value)
 
 
 def seconds(argument: str, value: object) -> float:
     """A number of seconds within the limit of its name in `DURATIONS`."""
-    limit = DURATIONS[argument]
-    least, greatest = limit.least.total_seconds(), limit.greatest.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= greatest:
-        raise InvalidSessionInput(argument, f"a number of seconds from {least:g} to {greatest:g}")
-    return float(value)
-
-
-def to_millisecond(value: datetime) -> datetime:
-    """The moment as the store keeps it: cut, not rounded, so that it never lies later than what was given."""
-    return value.replace(microsecond=value.microsecond // 1000 * 1000)
+    return _checked(argument, DURATIONS[argument].checked_seconds, value)
 
 
 def moment(argument: str, value: object) -> datetime:
     """An aware datetime in UTC, cut to the millisecond."""
-    if not isinstance(value, datetime) or value.utcoffset() is None:
-        raise InvalidSessionInput(argument, AWARE)
-    try:
-        return to_millisecond(value.astimezone(UTC))
-    except OverflowError as error:
-        raise InvalidSessionInput(argument, AWARE) from error
+    return _checked(argument, checked_moment, value)
 
 
 def optional_moment(argument: str, value: object) -> datetime | None:
@@ -251,7 +127,49 @@ def optional_moment(argument: str, value: object) -> datetime | None:
 
 
 def ahead(argument: str, value: datetime | None, *, now: datetime) -> datetime | None:
-    """The moment, refused where it has passed; None passes."""
+    """The moment, refused if it has passed; None passes."""
     if value is not None and value <= now:
-        raise InvalidSessionInput(argument, AHEAD)
+        raise InvalidSessionInput(argument, "a moment still ahead by the repository's clock")
     return value
+
+
+def question_named(question_id: object) -> Question | None:
+    """The session and the number that a ``question_id`` names."""
+    if question_id is None:
+        return None
+    wanted = InvalidSessionInput("question_id", "None, or the `question_id` of a session: <session_id>:<number>")
+    if not isinstance(question_id, str):
+        raise wanted
+    session_id, _, number = question_id.rpartition(":")
+    try:
+        named = Question(identifier("session_id", session_id), integer("question_number", int(number)))
+    except ValueError as error:
+        raise wanted from error
+    if str(named) != question_id:
+        raise wanted
+    return named
+
+
+def checked_claim(call: CallName, claim: object) -> Claim:
+    """A claim of a kind that a holder's call is for; its parts are checked like any other argument."""
+    held = CALLS[call].held
+    names = {_CLASSES[kind].__name__: None for kind in LeaseKind if kind in held}
+    wanted = InvalidSessionInput("claim", f"the {' or '.join(names)} that a claim or a renewal returned, unchanged")
+    if not isinstance(claim, RerunClaim | ApplyClaim) or not isinstance(claim.kind, LeaseKind):
+        raise wanted
+    if claim.kind not in held or not isinstance(claim, _CLASSES[claim.kind]):
+        raise wanted
+    if not isinstance(claim.session, ActiveScheduleSessionSnapshot):
+        raise wanted
+    try:
+        integer("token", claim.token, limit=_TOKEN)
+        identifier("operation_id", claim.operation_id)
+        if isinstance(claim, RerunClaim):
+            identifier("reply_id", claim.reply_id)
+        duration("lease", claim.lease)
+        # model_copy and model_construct make snapshots without checking them.
+        identifier("session_id", claim.session.session_id)
+        integer("user_id", claim.session.user_id)
+    except InvalidSessionInput as error:
+        raise wanted from error
+    return claim

@@ -1,6 +1,6 @@
 """The lifecycle of a session, declared once as data: statuses, steps, and where each call may start."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -186,6 +186,38 @@ CALLS: Final[Mapping[CallName, CallRule]] = {
     CallName.IGNORE: CallRule(starts_from=NOT_ENDED, enters=SessionStatus.IGNORED),
     CallName.FAIL: CallRule(starts_from=NOT_ENDED, enters=SessionStatus.FAILED),
 }
+
+
+def entered_by(name: CallName) -> SessionStatus:
+    """The status that a call enters.
+
+    Raises:
+        LookupError: Its row names none.
+    """
+    if (status := CALLS[name].enters) is None:
+        raise LookupError(f"{name} enters no status")
+    return status
+
+
+def _disagreements() -> Iterator[str]:
+    """What one of the tables says and another does not allow."""
+    for name, rule in CALLS.items():
+        starts = set(rule.starts_from)
+        if rule.takes_over is not None:
+            starts.add(LEASES[rule.takes_over].held_in)
+        # A call that enters no status leaves the session in the one that it starts from.
+        yield from (
+            f"{name} enters {rule.enters} from {start}"
+            for start in starts
+            if rule.enters is not None and rule.enters not in LIFECYCLE[start].leads_to
+        )
+    for kind, lease in LEASES.items():
+        if lease.given_back_to not in {lease.held_in, *LIFECYCLE[lease.held_in].leads_to}:
+            yield f"a lease for {kind} is given back to {lease.given_back_to}"
+
+
+if _found := tuple(_disagreements()):
+    raise ValueError("the tables of the lifecycle disagree: " + "; ".join(_found))
 
 
 def lifecycle_diagram() -> str:

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
-from sessions.domain import inputs
 from sessions.domain.lifecycle import LeaseKind, SessionStatus
+from sessions.domain.limits import IDENTIFIERS, TEXT_LISTS, TEXTS, checked_moment
 
-UtcMoment = Annotated[datetime, AfterValidator(lambda value: inputs.moment("moment", value))]
+UtcMoment = Annotated[datetime, AfterValidator(checked_moment)]
 
 
 def derive_session_id(user_id: int, trigger_id: str) -> str:
@@ -28,16 +28,12 @@ class ActiveScheduleSessionState(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    pending_question: Annotated[str, AfterValidator(lambda value: inputs.text("pending_question", value))] = ""
-    missing_info: Annotated[tuple[str, ...], AfterValidator(lambda value: inputs.texts("missing_info", value))] = ()
-    last_candidate_id: Annotated[str, AfterValidator(lambda value: inputs.identifier("candidate_id", value))] | None = (
-        None
-    )
-    last_notification_id: (
-        Annotated[str, AfterValidator(lambda value: inputs.identifier("notification_id", value))] | None
-    ) = None
-    expires_at: Annotated[datetime, AfterValidator(lambda value: inputs.moment("expires_at", value))] | None = None
-    failed_reason: Annotated[str, AfterValidator(lambda value: inputs.text("reason", value))] = ""
+    pending_question: Annotated[str, AfterValidator(TEXTS["pending_question"].checked)] = ""
+    missing_info: Annotated[tuple[str, ...], AfterValidator(TEXT_LISTS["missing_info"].checked)] = ()
+    last_candidate_id: Annotated[str, AfterValidator(IDENTIFIERS["candidate_id"].checked)] | None = None
+    last_notification_id: Annotated[str, AfterValidator(IDENTIFIERS["notification_id"].checked)] | None = None
+    expires_at: UtcMoment | None = None
+    failed_reason: Annotated[str, AfterValidator(TEXTS["reason"].checked)] = ""
 
     @model_serializer(mode="wrap")
     def _omit_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -58,6 +54,16 @@ class Lease(BaseModel):
     def is_live(self, at: datetime) -> bool:
         """Whether the lease still keeps others away; from its expiry on it has lapsed."""
         return self.expires_at > at
+
+
+class Question(NamedTuple):
+    """One question of one session; its text is the ``question_id``, by which a reply says what it answers."""
+
+    session_id: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.session_id}:{self.number}"
 
 
 class ActiveScheduleSessionSnapshot(BaseModel):
@@ -83,8 +89,13 @@ class ActiveScheduleSessionSnapshot(BaseModel):
 
     @property
     def question_id(self) -> str:
-        """Names the question that stands, for a reply that wants to say which one it answers."""
-        return f"{self.session_id}:{self.question_number}"
+        """Names the question asked last, for a reply that says which one it answers."""
+        return str(self.question)
+
+    @property
+    def question(self) -> Question:
+        """The question asked last, whether it still stands or not."""
+        return Question(self.session_id, self.question_number)
 
 
 class Transition(BaseModel):
@@ -187,6 +198,39 @@ class RerunClaim:
 
 Claim = RerunClaim | ApplyClaim
 """What a holder's call is given."""
+
+
+def rerun_claim_of(session: ActiveScheduleSessionSnapshot, lease: timedelta) -> RerunClaim | None:
+    """The claim of whoever holds the session for a rerun; None if no reply is held."""
+    held = session.lease
+    if held is None or held.reply_id is None:
+        return None
+    return RerunClaim(
+        session=session,
+        kind=held.kind,
+        token=session.fencing_token,
+        operation_id=held.operation_id,
+        reply_id=held.reply_id,
+        attempt=session.attempts,
+        expires_at=held.expires_at,
+        lease=lease,
+    )
+
+
+def apply_claim_of(session: ActiveScheduleSessionSnapshot, lease: timedelta) -> ApplyClaim | None:
+    """The claim of whoever may write the preview back; None if nobody may."""
+    held = session.lease
+    if held is None or held.attempt is None:
+        return None
+    return ApplyClaim(
+        session=session,
+        kind=held.kind,
+        token=session.fencing_token,
+        operation_id=held.operation_id,
+        attempt=held.attempt,
+        expires_at=held.expires_at,
+        lease=lease,
+    )
 
 
 def to_snapshot(raw: Mapping[str, Any]) -> ActiveScheduleSessionSnapshot:

@@ -1,16 +1,14 @@
 """The endings that anybody may ask for."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sessions.domain import inputs
 from sessions.domain.lifecycle import CallName
 from sessions.domain.models import ActiveScheduleSessionSnapshot
 from sessions.repository.engine import Engine
 from sessions.store import writes
-from sessions.store.writes import Call
-
-if TYPE_CHECKING:
-    from sessions.store.collection import ClientSession
+from sessions.store.calls import Call
+from sessions.store.clients import ClientSession
 
 
 class Endings(Engine):
@@ -24,31 +22,16 @@ class Endings(Engine):
         preview_id: str,
         expected_revision: int | None = None,
         operation_id: str | None = None,
-        client_session: "ClientSession | None" = None,
+        client_session: ClientSession | None = None,
     ) -> ActiveScheduleSessionSnapshot:
         """End the session as ``applied``: the user confirmed this preview.
 
         Args:
-            session_id: 1 to 64 characters.
-            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
-            preview_id: The preview that the user saw, 1 to 64 characters.
-            expected_revision: Refuse where the session has been written since, from 1.
-            operation_id: The same for each attempt at one call, 1 to 64 characters; a replay writes nothing.
-            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
-
-        Returns:
-            The session as it stands, for a replay too.
+            preview_id: The preview that the user saw.
 
         Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            SessionNotFound: This user has no such session.
             StalePreview: Another preview is offered, or none.
             InvalidTransition: No preview is ready.
-            TransitionConflict: Somebody was first; ``reason`` says how.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
-
-        Round trips:
-            One ``findAndModify``; a refusal or a replay adds a ``find``.
         """
         call = Call(
             name=CallName.APPLY,
@@ -68,30 +51,12 @@ class Endings(Engine):
         reason: str = "",
         expected_revision: int | None = None,
         operation_id: str | None = None,
-        client_session: "ClientSession | None" = None,
+        client_session: ClientSession | None = None,
     ) -> ActiveScheduleSessionSnapshot:
         """End the session as ``ignored``, from any status that has not ended; a worker on it loses its lease.
 
-        Args:
-            session_id: 1 to 64 characters.
-            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
-            reason: For the history, at most 2,000 characters.
-            expected_revision: Refuse where the session has been written since, from 1.
-            operation_id: The same for each attempt at one call, 1 to 64 characters; a replay writes nothing.
-            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
-
-        Returns:
-            The session as it stands, for a replay too.
-
         Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            SessionNotFound: This user has no such session.
             InvalidTransition: The session has ended.
-            TransitionConflict: Somebody was first; ``reason`` says how.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
-
-        Round trips:
-            One ``findAndModify``; a refusal or a replay adds a ``find``.
         """
         said = inputs.text("reason", reason)
         return await self._end(
@@ -106,30 +71,15 @@ class Endings(Engine):
         reason: str,
         expected_revision: int | None = None,
         operation_id: str | None = None,
-        client_session: "ClientSession | None" = None,
+        client_session: ClientSession | None = None,
     ) -> ActiveScheduleSessionSnapshot:
         """End the session as ``failed``, from any status that has not ended; a worker on it loses its lease.
 
         Args:
-            session_id: 1 to 64 characters.
-            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
-            reason: Why, 1 to 2,000 characters.
-            expected_revision: Refuse where the session has been written since, from 1.
-            operation_id: The same for each attempt at one call, 1 to 64 characters; a replay writes nothing.
-            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
-
-        Returns:
-            The session as it stands, for a replay too.
+            reason: Why; not blank.
 
         Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            SessionNotFound: This user has no such session.
             InvalidTransition: The session has ended.
-            TransitionConflict: Somebody was first; ``reason`` says how.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
-
-        Round trips:
-            One ``findAndModify``; a refusal or a replay adds a ``find``.
         """
         said = inputs.required_text("reason", reason)
         changes = {"state.failed_reason": said}
@@ -146,7 +96,7 @@ class Endings(Engine):
         operation_id: str | None,
         reason: str,
         changes: dict[str, Any],
-        client_session: "ClientSession | None",
+        client_session: ClientSession | None,
     ) -> ActiveScheduleSessionSnapshot:
         call = Call(
             name=name,

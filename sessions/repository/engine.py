@@ -1,10 +1,10 @@
-"""How every write is carried out: one guarded update, and only where it changes nothing a look at the reason."""
+"""How every write is carried out: one guarded update, and only if it changes nothing a look at the reason."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Any, Final, TypeVar, assert_never
 from uuid import uuid4
 
 from sessions.domain import inputs
@@ -22,17 +22,16 @@ from sessions.domain.errors import (
 from sessions.domain.expiry import counts_as, has_expired
 from sessions.domain.lifecycle import CallName, LeaseKind, SessionStatus
 from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, RerunClaim, to_snapshot
-from sessions.repository.refusals import Exhausted, Lapsed, Refused, Replayed, explain, reference
+from sessions.repository.refusals import Exhausted, Found, Lapsed, Raced, Refused, Replayed, explain
 from sessions.store import reads, writes
+from sessions.store.calls import Call, HolderCall
+from sessions.store.clients import ClientSession
 from sessions.store.clock import Clock
-from sessions.store.collection import DuplicateKey, SessionCollection
+from sessions.store.collection import DuplicateKey, SessionCollection, StoreCall
 from sessions.store.document import GOVERNOR_FIELDS
-from sessions.store.updates import Query
-from sessions.store.writes import Call, Write
+from sessions.store.updates import RawDocument
+from sessions.store.writes import Write
 from sessions.tasks import to_the_end, to_the_end_or_undone
-
-if TYPE_CHECKING:
-    from sessions.store.collection import ClientSession
 
 logger = logging.getLogger("sessions")
 
@@ -41,8 +40,19 @@ RETRIES: Final = 3
 
 CANCELLED_REASON: Final = "the claiming call was cancelled"
 
+AnyCall = TypeVar("AnyCall", bound=Call)
 AnyClaim = TypeVar("AnyClaim", RerunClaim, ApplyClaim)
-Build = Callable[[Call, datetime], Write]
+Build = Callable[[AnyCall, datetime], Write]
+
+
+async def give_back(claim: Claim, release: Awaitable[object]) -> None:
+    """Wait for the release of a claim that nobody works for any more; if it fails, the lease lapses."""
+    try:
+        await release
+    except (LeaseLost, SessionNotFound):
+        return  # it was ended or taken over meanwhile, or its outcome was recorded after all
+    except SessionError as error:
+        logger.warning("session %s: its lease is left to lapse at %s: %s", claim.session.session_id, claim.expires_at, error)
 
 
 class Engine:
@@ -62,163 +72,166 @@ class Engine:
         return uuid4().hex if operation_id is None else inputs.identifier("operation_id", operation_id)
 
     async def _carry_out(
-        self, call: Call, build: Build, client_session: "ClientSession | None"
+        self, call: AnyCall, build: Build[AnyCall], client_session: ClientSession | None
     ) -> ActiveScheduleSessionSnapshot:
         # One time limit for the whole call, however many round trips its refusal takes.
-        collection = self._collection.for_one_call(client_session)
-        return await to_the_end(self._try(collection, call, build))
+        return await to_the_end(self._try(self._collection.for_one_call(client_session), call, build))
+
+    async def _record(
+        self,
+        name: CallName,
+        claim: object,
+        build: Build[HolderCall],
+        *,
+        operation_id: str | None,
+        client_session: ClientSession | None,
+        reason: str = "",
+        changes: Mapping[str, Any] | None = None,
+    ) -> ActiveScheduleSessionSnapshot:
+        """Write what a claim's work came to."""
+        call = HolderCall.of(
+            name,
+            inputs.checked_claim(name, claim),
+            operation_id=self._operation_id(operation_id),
+            reason=reason,
+            changes=changes,
+        )
+        return await self._carry_out(call, build, client_session)
 
     async def _claim(
         self,
         call: Call,
-        build: Build,
-        claim_of: Callable[[ActiveScheduleSessionSnapshot, timedelta], AnyClaim],
-        client_session: "ClientSession | None",
+        build: Build[Call],
+        claim_of: Callable[[ActiveScheduleSessionSnapshot, timedelta], AnyClaim | None],
+        client_session: ClientSession | None,
     ) -> AnyClaim:
-        collection = self._collection.for_one_call(client_session)
+        store = self._collection.for_one_call(client_session)
 
         async def won() -> AnyClaim:
-            return claim_of(await self._try(collection, call, build), call.lease)
+            session = await self._try(store, call, build)
+            if (claim := claim_of(session, call.lease)) is None:
+                raise LeaseLost(SessionRef.of(session, session.status))
+            return claim
 
-        if collection.is_in_transaction:
+        if store.is_in_transaction:
             # What it has not committed is given back by its owner, who aborts it.
             return await to_the_end(won())
         return await to_the_end_or_undone(won, undo=self._give_back)
 
     async def _give_back(self, claim: Claim) -> None:
-        """Release a claim whose caller was cancelled before he had it."""
-        call = Call(
-            name=CallName.RELEASE,
-            session_id=claim.session.session_id,
-            user_id=claim.session.user_id,
-            claim=claim,
-            reason=CANCELLED_REASON,
-            operation_id=uuid4().hex,
-        )
-        try:
-            await self._try(self._collection.for_one_call(), call, writes.release)
-        except (LeaseLost, SessionNotFound):
-            return  # it was ended or taken over meanwhile
-        except SessionError as error:
-            logger.warning("a claim whose caller was cancelled lapses at %s: %s", claim.expires_at, error)
+        """Release a claim whose caller was cancelled before receiving it."""
+        call = HolderCall.of(CallName.RELEASE, claim, reason=CANCELLED_REASON, operation_id=uuid4().hex)
+        await give_back(claim, self._try(self._collection.for_one_call(), call, writes.release))
 
-    async def _try(self, collection: SessionCollection, call: Call, build: Build) -> ActiveScheduleSessionSnapshot:
-        about = SessionRef(session_id=call.session_id, user_id=call.user_id)
-        at = self._clock.now()
-        session: ActiveScheduleSessionSnapshot | None = None
+    async def _try(self, store: StoreCall, call: AnyCall, build: Build[AnyCall]) -> ActiveScheduleSessionSnapshot:
+        found: Found | None = None
         for _ in range(1 + RETRIES):
             at = self._clock.now()
             try:
-                stored = await collection.find_one_and_update(build(call, at), about=about)
+                stored = await store.find_one_and_update(build(call, at), about=call.about)
             except DuplicateKey as error:
-                session = await self._stored(collection.outside(), call)
-                await self._make_way(collection, call, session, error, at)
+                found = await self._found(store.outside(), call, at)
+                await self._make_way(store, call, found, error, at)
                 continue
             if stored is not None:
                 return to_snapshot(stored)
-            raw = await collection.find_one(reads.by_id(call.session_id, call.user_id, with_history=True), about=about)
-            session = to_snapshot(raw) if raw is not None else None
-            verdict = explain(call, raw, at)
-            match verdict:
-                case Replayed(found):
-                    return found
-                case Refused(error=refusal, after_governor=after_governor):
-                    if after_governor:
-                        await self._refuse_if_busy(collection, call, session, at)
-                    raise refusal
-                case Exhausted() | Lapsed() if collection.is_within:
-                    # Nothing is put back or ended on the way: the caller's transaction holds what he asked for only.
-                    exhausted = isinstance(verdict, Exhausted)
-                    reason = ConflictReason.ATTEMPTS_EXHAUSTED if exhausted else ConflictReason.RACED
-                    about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
-                    raise TransitionConflict(about, reason=reason)
-                case Exhausted(found):
-                    await self._fail_exhausted(collection, call, found, at)
-                case Lapsed(found):
-                    call = await self._put_back_first(collection, call, found, at)
-        about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
-        raise TransitionConflict(about, reason=ConflictReason.RACED)
+            found = await self._found(store, call, at)
+            verdict = explain(call, found)
+            if isinstance(verdict, Replayed):
+                return verdict.session
+            call = await self._before_another_try(store, call, verdict)
+        raise TransitionConflict(call.about if found is None else found.about, reason=ConflictReason.RACED)
 
-    async def _stored(self, collection: SessionCollection, call: Call) -> ActiveScheduleSessionSnapshot | None:
-        raw = await collection.find_one(reads.by_id(call.session_id, call.user_id))
-        return to_snapshot(raw) if raw is not None else None
+    async def _before_another_try(
+        self, store: StoreCall, call: AnyCall, verdict: Lapsed | Exhausted | Raced | Refused
+    ) -> AnyCall:
+        """Do what has to happen first, or raise the refusal; the call for the next try."""
+        match verdict:
+            case Refused(refusal, busy_if):
+                if busy_if is not None:
+                    await self._refuse_if_busy(store, call, busy_if)
+                raise refusal
+            case Exhausted() | Lapsed() if store.is_within:
+                # Nothing is put back or ended on the way: the transaction holds what its owner asked for, only.
+                exhausted = isinstance(verdict, Exhausted)
+                reason = ConflictReason.ATTEMPTS_EXHAUSTED if exhausted else ConflictReason.RACED
+                raise TransitionConflict(verdict.found.about, reason=reason)
+            case Exhausted(found):
+                await self._fail_exhausted(store, call, found)
+                return call
+            case Lapsed(found):
+                return await self._put_back_first(store, call, found)
+            case Raced():
+                return call
+            case _:
+                assert_never(verdict)
+
+    async def _found(self, store: StoreCall, call: Call, at: datetime) -> Found | None:
+        raw = await store.find_one(reads.by_id(call.session_id, call.user_id, with_history=True), about=call.about)
+        return Found.of(raw, at) if raw is not None else None
 
     async def _governor(
-        self, collection: SessionCollection, user_id: int, conversation_id: str
+        self, store: StoreCall, user_id: int, conversation_id: str
     ) -> ActiveScheduleSessionSnapshot | None:
-        raw = await collection.find_one(reads.governor(user_id, conversation_id), about=SessionRef(user_id=user_id))
+        raw = await store.find_one(reads.governor(user_id, conversation_id), about=SessionRef(user_id=user_id))
         return to_snapshot(raw) if raw is not None else None
 
     async def _make_way(
-        self,
-        collection: SessionCollection,
-        call: Call,
-        session: ActiveScheduleSessionSnapshot | None,
-        error: DuplicateKey,
-        at: datetime,
+        self, store: StoreCall, call: Call, found: Found | None, error: DuplicateKey, at: datetime
     ) -> None:
-        """End or put back the session that occupies the conversation, where it has lapsed; refuse where it has not.
+        """End or put back the session that occupies the conversation if it has lapsed; refuse if it has not.
 
         A duplicate key has aborted the caller's transaction, so there is nothing to be tried again in it, and what
         explains it is read outside.
         """
-        about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
+        about = call.about if found is None else found.about
         if error.fields - {"_id"} and error.fields != GOVERNOR_FIELDS:
             cause = f"a unique index that this library does not declare, on {', '.join(sorted(error.fields))}"
             raise StoreUnavailable(about, outcome=WriteOutcome.NOT_WRITTEN, cause=cause) from error
-        conversation_id = call.conversation_id or (session.conversation_id if session is not None else None)
+        conversation_id = call.conversation_id or (found.session.conversation_id if found is not None else None)
         governing: ActiveScheduleSessionSnapshot | None = None
         if conversation_id is not None:
-            governing = await self._governor(collection.outside(), call.user_id, conversation_id)
+            governing = await self._governor(store.outside(), call.user_id, conversation_id)
         if governing is not None and governing.session_id == call.session_id:
             governing = None
-        if collection.is_within or (governing is not None and counts_as(governing, at).intercepts):
+        if store.is_within or (governing is not None and counts_as(governing, at).intercepts):
             raise ConversationBusy(about, governing_session_id=governing.session_id if governing else None)
         if governing is not None:
-            await self._sweep_one(collection, governing, at)
+            await self._sweep_one(store, governing, at)
 
-    async def _refuse_if_busy(
-        self, collection: SessionCollection, call: Call, session: ActiveScheduleSessionSnapshot | None, at: datetime
-    ) -> None:
-        if session is None or call.name not in (CallName.BIND_CONVERSATION, CallName.CLAIM_REFINEMENT):
+    async def _refuse_if_busy(self, store: StoreCall, call: Call, found: Found) -> None:
+        if call.name not in (CallName.BIND_CONVERSATION, CallName.CLAIM_REFINEMENT):
             return
-        would_intercept = call.name is CallName.CLAIM_REFINEMENT or counts_as(session, at).intercepts
-        conversation_id = call.conversation_id or session.conversation_id
+        would_intercept = call.name is CallName.CLAIM_REFINEMENT or found.status.intercepts
+        conversation_id = call.conversation_id or found.session.conversation_id
         if not would_intercept or conversation_id is None:
             return
-        governing = await self._governor(collection, call.user_id, conversation_id)
-        if governing is None or governing.session_id == call.session_id or not counts_as(governing, at).intercepts:
+        governing = await self._governor(store, call.user_id, conversation_id)
+        if governing is None or governing.session_id == call.session_id:
             return
-        about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
-        raise ConversationBusy(about, governing_session_id=governing.session_id)
+        if counts_as(governing, found.at).intercepts:
+            raise ConversationBusy(found.about, governing_session_id=governing.session_id)
 
     async def _sweep_one(
-        self, collection: SessionCollection, found: ActiveScheduleSessionSnapshot, at: datetime
-    ) -> Query | None:
+        self, store: StoreCall, session: ActiveScheduleSessionSnapshot, at: datetime
+    ) -> RawDocument | None:
         """End an expired session, or put a lapsed refinement back, guarded by the revision it was read at."""
-        write = writes.expire(at) if has_expired(found, at) else writes.put_back(LeaseKind.REFINEMENT, at)
-        guarded = writes.narrowed(write, session_id=found.session_id, user_id=found.user_id, revision=found.revision)
-        about = SessionRef(session_id=found.session_id, user_id=found.user_id)
-        return await collection.find_one_and_update(guarded, about=about)
+        write = writes.expire(at) if has_expired(session, at) else writes.put_back(LeaseKind.REFINEMENT, at)
+        return await store.find_one_and_update(
+            writes.narrowed(write, session), about=SessionRef.of(session, counts_as(session, at))
+        )
 
-    async def _put_back_first(
-        self, collection: SessionCollection, call: Call, found: ActiveScheduleSessionSnapshot, at: datetime
-    ) -> Call:
-        swept = await self._sweep_one(collection, found, at)
-        if swept is not None and call.expected_revision == found.revision:
+    async def _put_back_first(self, store: StoreCall, call: AnyCall, found: Found) -> AnyCall:
+        swept = await self._sweep_one(store, found.session, found.at)
+        if swept is not None and call.expected_revision == found.session.revision:
             # The caller's revision was right; it is this call's own sweep that moved it on.
             return replace(call, expected_revision=swept["revision"])
         return call
 
-    async def _fail_exhausted(
-        self, collection: SessionCollection, call: Call, found: ActiveScheduleSessionSnapshot, at: datetime
-    ) -> None:
-        """End the session and say why; where somebody else was first, return, so that the call is tried again."""
-        about = SessionRef(session_id=call.session_id, user_id=call.user_id)
-        ended = await collection.find_one_and_update(
-            writes.fail_exhausted_claim(call, at, revision=found.revision), about=about
-        )
-        if ended is None:
-            return
-        about = reference(to_snapshot(ended), session_id=call.session_id, user_id=call.user_id, at=at)
-        raise TransitionConflict(about, reason=ConflictReason.ATTEMPTS_EXHAUSTED)
+    async def _fail_exhausted(self, store: StoreCall, call: Call, found: Found) -> None:
+        """End the session and say why; if somebody else was first, return, so that the call is tried again."""
+        write = writes.fail_exhausted_claim(call, found.at, revision=found.session.revision)
+        ended = await store.find_one_and_update(write, about=call.about)
+        if ended is not None:
+            now = Found.of(ended, found.at)
+            raise TransitionConflict(now.about, reason=ConflictReason.ATTEMPTS_EXHAUSTED)

@@ -5,9 +5,8 @@ import binascii
 import json
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
-from sessions.domain import inputs
+from sessions.domain import inputs, limits
 from sessions.domain.errors import InvalidSessionInput, SessionNotFound, SessionRef
 from sessions.domain.expiry import route_of
 from sessions.domain.lifecycle import ALL, SessionStatus
@@ -21,11 +20,9 @@ from sessions.domain.models import (
 )
 from sessions.repository.engine import Engine
 from sessions.store import reads
+from sessions.store.clients import ClientSession
 from sessions.store.reads import Lookup
-from sessions.store.updates import Query
-
-if TYPE_CHECKING:
-    from sessions.store.collection import ClientSession
+from sessions.store.updates import RawDocument
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_CURSOR = 512
@@ -44,7 +41,7 @@ def _from_cursor(after: object) -> tuple[datetime, str] | None:
         raise wanted
     try:
         milliseconds, session_id = json.loads(base64.b64decode(after, altchars=b"-_", validate=True))
-        milliseconds = inputs.integer("after", milliseconds, limit=inputs.IntegerLimit(-inputs.INT64_MAX))
+        milliseconds = inputs.integer("after", milliseconds, limit=limits.IntegerLimit(-limits.INT64_MAX))
         return _EPOCH + timedelta(milliseconds=milliseconds), inputs.identifier("session_id", session_id)
     except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise wanted from error
@@ -63,47 +60,35 @@ def _checked_statuses(statuses: object) -> frozenset[SessionStatus]:
 
 
 class Lookups(Engine):
-    """The calls that read; they show what is stored."""
+    """The calls that read; they show what is stored.
 
-    async def route(
-        self, user_id: int, conversation_id: str, *, client_session: "ClientSession | None" = None
-    ) -> Route:
+    Each is one ``find``. If the index that it names is hidden or absent it is sent once more without that name, and a
+    warning is logged.
+    """
+
+    async def route(self, user_id: int, conversation_id: str, *, client_session: ClientSession | None = None) -> Route:
         """Say what to do with the next chat message of a user in a conversation.
 
-        Args:
-            user_id: 1 to 2**63 - 1.
-            conversation_id: 1 to 128 characters.
-            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
-
         Returns:
-            ``free_chat`` where nobody governs, ``resume`` where the message is the awaited reply, ``hold`` while a
-            rerun is under way; with the governing session. What has lapsed counts as swept.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
+            ``free_chat`` if nobody governs, ``resume`` if the message is the awaited reply, ``hold`` while a rerun is
+            under way; with the governing session. What has lapsed counts as swept.
 
         Round trips:
-            One ``find`` on the governor index; another, with a warning logged, where that index is hidden or absent.
+            One ``find`` on the governor index.
         """
         user_id = inputs.integer("user_id", user_id)
         conversation_id = inputs.identifier("conversation_id", conversation_id)
-        collection = self._collection.for_one_call(client_session)
-        return route_of(await self._governor(collection, user_id, conversation_id), self._clock.now())
+        store = self._collection.for_one_call(client_session)
+        return route_of(await self._governor(store, user_id, conversation_id), self._clock.now())
 
     async def route_many(self, user_id: int, conversation_ids: Sequence[str]) -> dict[str, Route]:
         """Route several conversations of one user at once.
 
         Args:
-            user_id: 1 to 2**63 - 1.
-            conversation_ids: At most 1,000 ids of 1 to 128 characters; doubles count once.
+            conversation_ids: At most 1,000; doubles count once.
 
         Returns:
             A route for each conversation that was asked for, in that order.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
 
         Round trips:
             One ``find``; none for an empty list.
@@ -111,71 +96,43 @@ class Lookups(Engine):
         user_id = inputs.integer("user_id", user_id)
         if (
             not isinstance(conversation_ids, list | tuple | set | frozenset)
-            or len(conversation_ids) > inputs.MOST_CONVERSATIONS
+            or len(conversation_ids) > limits.MOST_CONVERSATIONS
         ):
             raise InvalidSessionInput(
-                "conversation_ids", f"a list or tuple of at most {inputs.MOST_CONVERSATIONS:,} conversation ids"
+                "conversation_ids", f"a list or tuple of at most {limits.MOST_CONVERSATIONS:,} conversation ids"
             )
-        limit = inputs.IDENTIFIERS["conversation_id"]
+        limit = limits.IDENTIFIERS["conversation_id"]
         wanted = list(
             dict.fromkeys(inputs.identifier("conversation_ids", item, limit=limit) for item in conversation_ids)
         )
         if not wanted:
             return {}
-        found = await self._collection.find(reads.governors(user_id, wanted), about=SessionRef(user_id=user_id))
+        found = await self._collection.for_one_call().find(
+            reads.governors(user_id, wanted), about=SessionRef(user_id=user_id)
+        )
         governing = {session.conversation_id: session for session in map(to_snapshot, found)}
         at = self._clock.now()
         return {conversation_id: route_of(governing.get(conversation_id), at) for conversation_id in wanted}
 
     async def get(
-        self, session_id: str, *, user_id: int, client_session: "ClientSession | None" = None
+        self, session_id: str, *, user_id: int, client_session: ClientSession | None = None
     ) -> ActiveScheduleSessionSnapshot:
-        """Read one session of a user.
-
-        Args:
-            session_id: 1 to 64 characters.
-            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
-            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
-
-        Returns:
-            The session as stored.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            SessionNotFound: This user has no such session.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
-
-        Round trips:
-            One ``find``.
-        """
+        """Read one session of a user, as it is stored."""
         return to_snapshot(await self._owned(session_id, user_id, client_session, with_history=False))
 
     async def history(
-        self, session_id: str, *, user_id: int, client_session: "ClientSession | None" = None
+        self, session_id: str, *, user_id: int, client_session: ClientSession | None = None
     ) -> list[Transition]:
         """Read the last 32 changes of status and take-overs of a session, the oldest first.
 
-        Args:
-            session_id: 1 to 64 characters.
-            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
-            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
-
         Returns:
             The transitions; ``from_status`` of the first one kept is None.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            SessionNotFound: This user has no such session.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
-
-        Round trips:
-            One ``find``.
         """
         return to_transitions(await self._owned(session_id, user_id, client_session, with_history=True))
 
     async def _owned(
-        self, session_id: str, user_id: int, client_session: "ClientSession | None", *, with_history: bool
-    ) -> Query:
+        self, session_id: str, user_id: int, client_session: ClientSession | None, *, with_history: bool
+    ) -> RawDocument:
         session_id, user_id = inputs.identifier("session_id", session_id), inputs.integer("user_id", user_id)
         about = SessionRef(session_id=session_id, user_id=user_id)
         lookup = reads.by_id(session_id, user_id, with_history=with_history)
@@ -185,103 +142,48 @@ class Lookups(Engine):
         return raw
 
     async def _first(
-        self, lookup: Lookup, user_id: int, client_session: "ClientSession | None"
+        self, lookup: Lookup, user_id: int, client_session: ClientSession | None
     ) -> ActiveScheduleSessionSnapshot | None:
-        collection = self._collection.for_one_call(client_session)
-        raw = await collection.find_one(lookup, about=SessionRef(user_id=user_id))
+        store = self._collection.for_one_call(client_session)
+        raw = await store.find_one(lookup, about=SessionRef(user_id=user_id))
         return to_snapshot(raw) if raw is not None else None
 
     async def latest(
-        self, user_id: int, conversation_id: str, *, client_session: "ClientSession | None" = None
+        self, user_id: int, conversation_id: str, *, client_session: ClientSession | None = None
     ) -> ActiveScheduleSessionSnapshot | None:
-        """Read the session of a conversation that changed last, ended or not.
-
-        Args:
-            user_id: 1 to 2**63 - 1.
-            conversation_id: 1 to 128 characters.
-            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
-
-        Returns:
-            The session, or None where the conversation never had one.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
+        """Read the session of a conversation that changed last, ended or not; None if it never had one.
 
         Round trips:
-            One ``find``, without a sort; another, with a warning logged, where its index is hidden or absent.
+            One ``find``, without a sort.
         """
         user_id = inputs.integer("user_id", user_id)
         conversation_id = inputs.identifier("conversation_id", conversation_id)
         return await self._first(reads.latest(user_id, conversation_id), user_id, client_session)
 
     async def find_by_trigger(
-        self, trigger_id: str, *, user_id: int, client_session: "ClientSession | None" = None
+        self, trigger_id: str, *, user_id: int, client_session: ClientSession | None = None
     ) -> ActiveScheduleSessionSnapshot | None:
-        """Read the session that a trigger made.
-
-        Args:
-            trigger_id: 1 to 64 characters.
-            user_id: The owner, 1 to 2**63 - 1.
-            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
-
-        Returns:
-            The session, or None where the trigger has none.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
-
-        Round trips:
-            One ``find``.
-        """
+        """Read the session that a trigger made; None if it has none."""
         trigger_id, user_id = inputs.identifier("trigger_id", trigger_id), inputs.integer("user_id", user_id)
         return await self._first(reads.by_trigger(user_id, trigger_id), user_id, client_session)
 
     async def find_by_preview(
-        self, preview_id: str, *, user_id: int, client_session: "ClientSession | None" = None
+        self, preview_id: str, *, user_id: int, client_session: ClientSession | None = None
     ) -> ActiveScheduleSessionSnapshot | None:
-        """Read the session whose current preview this is.
-
-        Args:
-            preview_id: 1 to 64 characters.
-            user_id: The owner, 1 to 2**63 - 1.
-            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
-
-        Returns:
-            The session, or None where no session holds the preview any more.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
-
-        Round trips:
-            One ``find``.
-        """
+        """Read the session whose current preview this is; None if no session holds it any more."""
         preview_id, user_id = inputs.identifier("preview_id", preview_id), inputs.integer("user_id", user_id)
         return await self._first(reads.by_preview(user_id, preview_id), user_id, client_session)
 
     async def find_by_reply(
-        self, reply_id: str, *, user_id: int, conversation_id: str, client_session: "ClientSession | None" = None
+        self, reply_id: str, *, user_id: int, conversation_id: str, client_session: ClientSession | None = None
     ) -> ActiveScheduleSessionSnapshot | None:
         """Read the session of a conversation that recorded what came of a message.
 
-        Args:
-            reply_id: The message's id, 1 to 128 characters.
-            user_id: The owner, 1 to 2**63 - 1.
-            conversation_id: 1 to 128 characters.
-            client_session: A driver's session, to join the application's transaction; see `SessionRepository`.
-
         Returns:
-            The session, or None where none recorded the message among its last 32.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
+            The session; None if none recorded the message among its last 32.
 
         Round trips:
-            One ``find`` over the sessions of this conversation; another, with a warning logged, where its index is
-            hidden or absent.
+            One ``find`` over the sessions of this conversation.
         """
         reply_id, user_id = inputs.identifier("reply_id", reply_id), inputs.integer("user_id", user_id)
         conversation_id = inputs.identifier("conversation_id", conversation_id)
@@ -298,7 +200,6 @@ class Lookups(Engine):
         """Read a user's sessions, the one that changed last first, page by page.
 
         Args:
-            user_id: 1 to 2**63 - 1.
             statuses: Only these; None for all.
             limit: Sessions on a page, 1 to 1,000.
             after: The ``after`` of the page before; None for the first.
@@ -306,16 +207,12 @@ class Lookups(Engine):
         Returns:
             A page; its ``after`` is None on the last. A session that changes meanwhile moves to the front.
 
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
-
         Round trips:
-            One ``find``, without a sort; another, with a warning logged, where its index is hidden or absent.
+            One ``find``, without a sort.
         """
         user_id = inputs.integer("user_id", user_id)
-        limit = inputs.integer("limit", limit, limit=inputs.INTEGERS["page limit"])
+        limit = inputs.integer("limit", limit, limit=limits.INTEGERS["page limit"])
         lookup = reads.page(user_id, _checked_statuses(statuses), limit=limit, after=_from_cursor(after))
-        found = await self._collection.find(lookup, about=SessionRef(user_id=user_id))
+        found = await self._collection.for_one_call().find(lookup, about=SessionRef(user_id=user_id))
         sessions = tuple(to_snapshot(raw) for raw in found[:limit])
         return Page(sessions, after=_to_cursor(sessions[-1]) if len(found) > limit else None)

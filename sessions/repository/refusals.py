@@ -1,9 +1,9 @@
 """Why a guarded write changed nothing: the order of refusals, applied to the session as it was read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from sessions.domain.errors import (
     ConflictReason,
@@ -16,11 +16,51 @@ from sessions.domain.errors import (
     StaleReply,
     TransitionConflict,
 )
-from sessions.domain.expiry import counts_as, has_lapsed_lease, has_live_lease, question_stands
-from sessions.domain.inputs import to_millisecond
+from sessions.domain.expiry import counts_as, has_lapsed_lease, has_live_lease, question_standing
 from sessions.domain.lifecycle import ALL, CALLS, LEASES, CallName, LeaseKind, SessionStatus
-from sessions.domain.models import ActiveScheduleSessionSnapshot, Claim, to_snapshot
-from sessions.store.writes import Call
+from sessions.domain.limits import to_millisecond
+from sessions.domain.models import (
+    ActiveScheduleSessionSnapshot,
+    Claim,
+    Transition,
+    to_snapshot,
+    to_transitions,
+)
+from sessions.store.calls import Call, HolderCall
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A session as a refused call found it, read once for all who judge it.
+
+    Attributes:
+        session: The session as stored.
+        history: Its transitions.
+        at: When it was judged.
+        status: What its status counts as then.
+    """
+
+    session: ActiveScheduleSessionSnapshot
+    history: list[Transition]
+    at: datetime
+    status: SessionStatus
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any], at: datetime) -> Self:
+        """Read a stored document."""
+        session = to_snapshot(raw)
+        return cls(session, to_transitions(raw), at, counts_as(session, at))
+
+    @property
+    def about(self) -> SessionRef:
+        """What an error says of it."""
+        return SessionRef.of(self.session, self.status)
+
+    def entries_of(self, call: Call) -> list[Transition]:
+        """What the history holds of this very call: the same name under the same ``operation_id``."""
+        return [
+            entry for entry in self.history if entry.operation_id == call.operation_id and entry.call == call.name.value
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +74,14 @@ class Replayed:
 class Lapsed:
     """A lapsed refinement stands in the way: put it back, then try again."""
 
-    session: ActiveScheduleSessionSnapshot
+    found: Found
 
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
     """Too many reruns died: the session has to be ended."""
 
-    session: ActiveScheduleSessionSnapshot
+    found: Found
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +91,13 @@ class Raced:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The call is refused; ``after_governor`` where a busy conversation would be the earlier reason."""
+    """The call is refused; with ``busy_if`` a busy conversation would be the earlier reason."""
 
     error: SessionError
-    after_governor: bool = False
+    busy_if: Found | None = None
 
 
 Verdict = Replayed | Lapsed | Exhausted | Raced | Refused
-
-
-def reference(
-    session: ActiveScheduleSessionSnapshot | None, *, session_id: str, user_id: int, at: datetime
-) -> SessionRef:
-    """What an error carries of a session; its status counts what has lapsed as swept."""
-    if session is None:
-        return SessionRef(session_id=session_id, user_id=user_id)
-    return SessionRef(
-        session_id=session_id,
-        user_id=user_id,
-        status=counts_as(session, at),
-        revision=session.revision,
-        session=session,
-    )
 
 
 def _holds(session: ActiveScheduleSessionSnapshot, claim: Claim) -> bool:
@@ -89,32 +114,23 @@ def _replay_of_applying(call: Call, session: ActiveScheduleSessionSnapshot) -> b
     if call.name is CallName.CLAIM_APPLY:
         lease = session.lease
         return lease is not None and lease.kind is LeaseKind.APPLY and lease.operation_id == call.operation_id
-    if call.name is CallName.RELEASE and call.claim is not None and call.claim.kind is LeaseKind.APPLY:
+    if call.name is CallName.RELEASE and isinstance(call, HolderCall) and call.claim.kind is LeaseKind.APPLY:
         given_back = session.lease is None and session.status is LEASES[LeaseKind.APPLY].given_back_to
         return given_back and session.fencing_token == call.claim.token
     return False
 
 
-def entries_of(call: Call, raw: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the history holds of this very call: the same name under the same ``operation_id``."""
-    return [
-        entry
-        for entry in raw.get("history", [])
-        if entry["operation_id"] == call.operation_id and entry["call"] == call.name.value
-    ]
-
-
-def _is_renewed(call: Call, session: ActiveScheduleSessionSnapshot, at: datetime) -> bool:
-    """Whether the holder's lease lasts as long as he asks for: an earlier try of his was carried out."""
-    if call.name is not CallName.RENEW or call.claim is None or not _holds(session, call.claim):
+def _is_renewed(call: Call, found: Found) -> bool:
+    """Whether the lease lasts as long as its holder asks for: an earlier try was carried out."""
+    if call.name is not CallName.RENEW or not isinstance(call, HolderCall) or not _holds(found.session, call.claim):
         return False
-    return session.lease is not None and session.lease.expires_at >= to_millisecond(at + call.lease)
+    lease = found.session.lease
+    return lease is not None and lease.expires_at >= to_millisecond(found.at + call.lease)
 
 
-def _replay(
-    call: Call, raw: dict[str, Any], session: ActiveScheduleSessionSnapshot, about: SessionRef, at: datetime
-) -> Verdict | None:
-    if _is_renewed(call, session, at):
+def _replay(call: Call, found: Found) -> Verdict | None:
+    session = found.session
+    if _is_renewed(call, found):
         return Replayed(session)
     if call.name is CallName.BIND_CONVERSATION and session.conversation_id == call.conversation_id:
         return Replayed(session)
@@ -124,46 +140,43 @@ def _replay(
         return None
     if _replay_of_applying(call, session):
         return Replayed(session)
-    mine = entries_of(call, raw)
+    mine = found.entries_of(call)
     if not mine:
         return None
     if not CALLS[call.name].is_claim:
         return Replayed(session)
-    if mine[-1]["to_status"] == SessionStatus.FAILED.value:
-        return Refused(TransitionConflict(about, reason=ConflictReason.ATTEMPTS_EXHAUSTED))
+    if mine[-1].to_status is SessionStatus.FAILED:
+        return Refused(TransitionConflict(found.about, reason=ConflictReason.ATTEMPTS_EXHAUSTED))
     if session.lease is not None and session.lease.operation_id == call.operation_id:
         return Replayed(session)
-    return Refused(LeaseLost(about))
+    return Refused(LeaseLost(found.about))
 
 
-def _stale(
-    call: Call, session: ActiveScheduleSessionSnapshot, about: SessionRef, at: datetime
-) -> Iterator[SessionError]:
+def _stale(call: Call, found: Found) -> Iterator[SessionError]:
+    session = found.session
     if call.reply_id is not None and call.reply_id in session.answered_reply_ids:
-        yield TransitionConflict(about, reason=ConflictReason.ALREADY_ANSWERED)
+        yield TransitionConflict(found.about, reason=ConflictReason.ALREADY_ANSWERED)
     if call.preview_id is not None and call.preview_id != session.current_preview_id:
-        yield StalePreview(about, current_preview_id=session.current_preview_id)
+        yield StalePreview(found.about, current_preview_id=session.current_preview_id)
     if call.question_number is not None:
-        stands = session.question_number if question_stands(session, at) else None
-        if call.question_number != stands:
-            yield StaleReply(about, current_question_number=stands)
+        standing = question_standing(session, found.status)
+        number = None if standing is None else standing.number
+        if call.question_number != number:
+            yield StaleReply(found.about, current_question_number=number)
 
 
-def _wrong_status(
-    call: Call, session: ActiveScheduleSessionSnapshot, about: SessionRef, at: datetime
-) -> Iterator[SessionError]:
+def _wrong_status(call: Call, found: Found) -> Iterator[SessionError]:
     rule = CALLS[call.name]
-    status = counts_as(session, at)
-    if rule.is_claim and has_live_lease(session, at):
-        yield TransitionConflict(about, reason=ConflictReason.IN_PROGRESS)
+    if rule.is_claim and has_live_lease(found.session, found.at):
+        yield TransitionConflict(found.about, reason=ConflictReason.IN_PROGRESS)
     is_ending = rule.enters is not None and not rule.is_claim and not rule.by_holder
-    is_applying = session.lease is not None and session.lease.kind is LeaseKind.APPLY
+    is_applying = found.session.lease is not None and found.session.lease.kind is LeaseKind.APPLY
     if is_applying and (is_ending or rule.is_claim) and rule.takes_over is not LeaseKind.APPLY:
-        yield TransitionConflict(about, reason=ConflictReason.APPLYING)
-    taken_over = rule.takes_over is not None and status is LEASES[rule.takes_over].held_in
-    if status not in rule.starts_from and not taken_over and not rule.by_holder:
+        yield TransitionConflict(found.about, reason=ConflictReason.APPLYING)
+    taken_over = rule.takes_over is not None and found.status is LEASES[rule.takes_over].held_in
+    if found.status not in rule.starts_from and not taken_over and not rule.by_holder:
         starts_from = tuple(start for start in ALL if start in rule.starts_from)
-        yield InvalidTransition(about, call=call.name, starts_from=starts_from)
+        yield InvalidTransition(found.about, call=call.name, starts_from=starts_from)
 
 
 def _attempts(call: Call, session: ActiveScheduleSessionSnapshot) -> int:
@@ -173,38 +186,37 @@ def _attempts(call: Call, session: ActiveScheduleSessionSnapshot) -> int:
     return session.lease.attempt or 0 if session.lease is not None else 0
 
 
-def _conflict(call: Call, raw: dict[str, Any], session: ActiveScheduleSessionSnapshot) -> ConflictReason | None:
+def _conflict(call: Call, found: Found) -> ConflictReason | None:
+    session = found.session
     if call.expected_revision is not None and call.expected_revision != session.revision:
         return ConflictReason.REVISION_CHANGED
     if call.name is CallName.BIND_CONVERSATION and session.conversation_id is not None:
         return ConflictReason.ALREADY_BOUND
     if CALLS[call.name].is_claim and _attempts(call, session) >= call.max_attempts:
         return ConflictReason.ATTEMPTS_EXHAUSTED
-    seen = {entry["operation_id"] for entry in raw.get("history", [])}
+    seen = {entry.operation_id for entry in found.history}
     seen.add(session.lease.operation_id if session.lease is not None else None)
     if call.operation_id is not None and call.operation_id in seen:
         return ConflictReason.OPERATION_ID_REUSED
     return None
 
 
-def explain(call: Call, raw: dict[str, Any] | None, at: datetime) -> Verdict:
+def explain(call: Call, found: Found | None) -> Verdict:
     """The first refusal that holds, in the order that the design gives; or what has to happen before another try."""
-    if raw is None:
-        return Refused(SessionNotFound(SessionRef(session_id=call.session_id, user_id=call.user_id)))
-    session = to_snapshot(raw)
-    about = reference(session, session_id=call.session_id, user_id=call.user_id, at=at)
-    if (replay := _replay(call, raw, session, about, at)) is not None:
+    if found is None:
+        return Refused(SessionNotFound(call.about))
+    if (replay := _replay(call, found)) is not None:
         return replay
-    if call.claim is not None and not _holds(session, call.claim):
-        return Refused(LeaseLost(about))
-    refusals = (*_stale(call, session, about, at), *_wrong_status(call, session, about, at))
+    if isinstance(call, HolderCall) and not _holds(found.session, call.claim):
+        return Refused(LeaseLost(found.about))
+    refusals = (*_stale(call, found), *_wrong_status(call, found))
     if refusals:
         return Refused(refusals[0])
-    reason = _conflict(call, raw, session)
+    reason = _conflict(call, found)
     if reason is ConflictReason.ATTEMPTS_EXHAUSTED and CALLS[call.name].takes_over is not None:
-        return Exhausted(session)
+        return Exhausted(found)
     if reason is not None:
-        return Refused(TransitionConflict(about, reason=reason), after_governor=True)
-    if call.claim is None and has_lapsed_lease(session, LeaseKind.REFINEMENT, at):
-        return Lapsed(session)
+        return Refused(TransitionConflict(found.about, reason=reason), busy_if=found)
+    if not isinstance(call, HolderCall) and has_lapsed_lease(found.session, LeaseKind.REFINEMENT, found.at):
+        return Lapsed(found)
     return Raced()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from sessions.domain import inputs
 from sessions.domain.errors import IndexesMissing, InvalidSessionInput
@@ -15,20 +15,18 @@ from sessions.repository.endings import Endings
 from sessions.repository.lookups import Lookups
 from sessions.repository.outcomes import Outcomes
 from sessions.repository.sweeps import Sweeps
-from sessions.repository.watching import Following
+from sessions.repository.watching import Watching
+from sessions.store.clients import Database
 from sessions.store.clock import Clock, GivenClock, ServerClock, system_time
 from sessions.store.collection import DuplicateKey
 from sessions.store.document import INDEXES, ROUTING_INDEX
 from sessions.store.index_definitions import differences
 from sessions.store.observed_collection import ObservedCollection
 
-if TYPE_CHECKING:
-    from sessions.store.collection import Database
-
 DEFAULT_LEASE: Final = timedelta(seconds=60)
 
 
-class SessionRepository(Creation, Lookups, Binding, Claims, Outcomes, Applying, Endings, Sweeps, Following):
+class SessionRepository(Creation, Lookups, Binding, Claims, Outcomes, Applying, Endings, Sweeps, Watching):
     """The sessions of one database; `open_repository` makes it.
 
     Every status change that succeeds is one atomic write; every refusal is a typed error that says why.
@@ -44,7 +42,7 @@ class SessionRepository(Creation, Lookups, Binding, Claims, Outcomes, Applying, 
 
         May be called twice.
         """
-        await self._close_streams()
+        await self._close_feeds()
         await self._clock.close()
 
     async def __aenter__(self) -> Self:
@@ -78,7 +76,7 @@ class Opening:
 
 
 def open_repository(
-    database: "Database",
+    database: Database,
     *,
     create_indexes: bool = False,
     verify_indexes: bool = True,
@@ -124,7 +122,7 @@ def open_repository(
         if verify:
             await _verify(collection)
         told: Clock
-        if clock is not None or collection.is_double:
+        if clock is not None or not collection.is_server:
             told = GivenClock(clock or system_time)
             told.now()
         else:

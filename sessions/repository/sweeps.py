@@ -15,29 +15,23 @@ class Sweeps(Engine):
     """The calls that workers repeat in the background."""
 
     async def _batch(self, lookup: Lookup) -> list[str]:
-        return [raw["_id"] for raw in await self._collection.find(lookup)]
+        return [raw["_id"] for raw in await self._collection.for_one_call().find(lookup)]
 
     async def _sweep(self, session_ids: list[str], write: Write) -> int:
         # The guard stands in the filter again: what changed since the batch was read is left alone.
         if not session_ids:
             return 0
-        return await to_the_end(self._collection.update_many(writes.narrowed_to(write, session_ids)))
+        update = writes.narrowed_to(write, session_ids)
+        return await to_the_end(self._collection.for_one_call().update_many(update))
 
     async def expire_due(self, *, limit: int = 1000) -> int:
         """End sessions that are past their ``expires_at`` with nobody at work on them.
 
-        Args:
-            limit: At most so many, 1 to 100,000.
-
         Returns:
             How many were ended; fewer than ``limit`` says that none were left, unless a connection broke meanwhile.
 
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
-
         Round trips:
-            One ``find``, and one ``update`` where it found something.
+            One ``find``, and one ``update`` if it found something.
         """
         limit = inputs.integer("limit", limit)
         at = self._clock.now()
@@ -49,18 +43,11 @@ class Sweeps(Engine):
         A reply that has killed ``max_attempts`` workers ends its session as ``failed``; a session that is past its
         ``expires_at`` too ends as ``expired``, which is what it counted as already.
 
-        Args:
-            limit: At most so many, 1 to 100,000.
-
         Returns:
-            How many were given back or ended; where a connection broke meanwhile, at least so many.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
+            How many were given back or ended; if a connection broke meanwhile, at least so many.
 
         Round trips:
-            One ``find``, and four ``update`` where it found something.
+            One ``find``, and four ``update`` if it found something.
         """
         limit = inputs.integer("limit", limit)
         at = self._clock.now()
@@ -78,34 +65,26 @@ class Sweeps(Engine):
 
         Args:
             ended_before: An aware moment; a session that ended at it is kept.
-            limit: At most so many, 1 to 100,000.
 
         Returns:
-            How many were deleted; where a connection broke meanwhile, at least so many.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
+            How many were deleted; if a connection broke meanwhile, at least so many.
 
         Round trips:
-            One ``find``, and one ``delete`` where it found something.
+            One ``find``, and one ``delete`` if it found something.
         """
         before = inputs.moment("ended_before", ended_before)
         lookup = reads.ended(before, limit=inputs.integer("limit", limit))
         batch = await self._batch(lookup)
-        return await to_the_end(self._collection.delete_many(writes.purge(before, batch))) if batch else 0
+        if not batch:
+            return 0
+        return await to_the_end(self._collection.for_one_call().delete_many(writes.purge(before, batch)))
 
     async def count_by_status(self) -> dict[SessionStatus, int]:
-        """Count the sessions that stand in each status.
-
-        Returns:
-            A number for each of the seven statuses.
-
-        Raises:
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
+        """Count the sessions in each of the seven statuses.
 
         Round trips:
             One ``aggregate``, which looks at every session.
         """
-        counted = {raw["_id"]: raw["count"] for raw in await self._collection.aggregate(reads.count_by_status())}
+        grouped = await self._collection.for_one_call().aggregate(reads.count_by_status())
+        counted = {raw["_id"]: raw["count"] for raw in grouped}
         return {status: counted.get(status.value, 0) for status in ALL}

@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Final, Protocol
 
+from sessions.backoff import Backoff
 from sessions.domain.errors import StoreUnavailable
-from sessions.domain.inputs import moment, to_millisecond
+from sessions.domain.inputs import moment
+from sessions.domain.limits import to_millisecond
 from sessions.store.collection import SessionCollection
 from sessions.tasks import stopped, until_set
 
@@ -90,6 +92,7 @@ class ServerClock:
         self._primary = primary
 
     async def _renew(self) -> None:
+        retries = Backoff(_RETRY_SECONDS)
         wait = RENEW_EVERY.total_seconds()
         while True:
             await until_set(self._stale, within=wait)
@@ -99,7 +102,7 @@ class ServerClock:
                 wait = RENEW_EVERY.total_seconds()
             except StoreUnavailable as error:
                 logger.warning("the server's clock could not be read (%s): the last measurement serves on", error)
-                wait = _RETRY_SECONDS
+                wait = retries.next()
 
     def now(self) -> datetime:
         """The server's time; after a change of primary it is measured anew in the background."""

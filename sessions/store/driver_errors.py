@@ -17,6 +17,7 @@ from pymongo.errors import (
 
 from sessions.domain.errors import StoreUnavailable, WatchInterrupted, WriteOutcome
 
+_BAD_HINT: Final = (2, "hint provided does not correspond")
 _QUERY_KILLED: Final = 175  # an index was dropped under the running query
 # Not a full pool: a driver that tries again by itself may meet that after a first try that was sent.
 _NEVER_SENT: Final = (
@@ -33,8 +34,9 @@ _OUTCOMES: Final[tuple[tuple[type[PyMongoError] | tuple[type[PyMongoError], ...]
     (OperationFailure, WriteOutcome.NOT_WRITTEN),
     (PyMongoError, WriteOutcome.UNKNOWN),
 )
-# The network between a router and its shards, and a primary that goes, told by code alone: the write may have happened.
-_UNCLEAR_CODES: Final = frozenset({6, 7, 64, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
+# The network between a router and its shards, and a primary that goes, told by code alone: the write may have happened,
+# and the same command may succeed later.
+_TRANSIENT_CODES: Final = frozenset({6, 7, 64, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 _PASSES: Final = (ConnectionFailure, WriteConcernError)
 _INTERRUPTS: Final[Mapping[int, str]] = {
     286: "the server no longer holds the changes since the token",
@@ -46,18 +48,28 @@ _INTERRUPTS: Final[Mapping[int, str]] = {
 _STANDALONE: Final = 40573
 
 
+def is_transient(error: PyMongoError) -> bool:
+    """Whether the server says that the network or the primary is at fault."""
+    return getattr(error, "code", None) in _TRANSIENT_CODES
+
+
+def is_bad_hint(error: OperationFailure) -> bool:
+    """Whether the index that a query names is hidden or absent."""
+    code, said = _BAD_HINT
+    return error.code == code and said in str(error)
+
+
 def known_of(error: PyMongoError) -> WriteOutcome:
     """What is known of a write that met the error."""
     known = next(outcome for kinds, outcome in _OUTCOMES if isinstance(error, kinds))
-    if getattr(error, "code", None) in _UNCLEAR_CODES or (error.timeout and not isinstance(error, _NEVER_SENT)):
+    if is_transient(error) or (error.timeout and not isinstance(error, _NEVER_SENT)):
         return WriteOutcome.UNKNOWN
     return known
 
 
 def may_pass(error: PyMongoError) -> bool:
     """Whether the same command may succeed when it is sent again."""
-    code = getattr(error, "code", None)
-    return isinstance(error, _PASSES) or code == _QUERY_KILLED or code in _UNCLEAR_CODES
+    return isinstance(error, _PASSES) or getattr(error, "code", None) == _QUERY_KILLED or is_transient(error)
 
 
 def cause_of(error: PyMongoError) -> str:

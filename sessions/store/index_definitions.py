@@ -160,20 +160,6 @@ def _weights(definition: Mapping[str, Any]) -> Mapping[str, object]:
     return {name: _number(weight) for name, weight in {**declared, **definition.get("weights", {})}.items()}
 
 
-def as_listed(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each definition by its name, from the answer to ``listIndexes`` with ``includeIndexBuildInfo``.
-
-    Without that option the server lists an index that it is still building like any other; with it such an entry has
-    an ``indexBuildInfo`` beside its ``spec`` (*measured* on 6.0.5), of which ``buildUUID`` is kept.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for entry in answer["cursor"]["firstBatch"]:
-        spec: dict[str, Any] = entry["spec"]
-        told = entry.get("indexBuildInfo", entry)  # beside the definition itself on servers before 6.0
-        found[spec["name"]] = {**spec, "buildUUID": told["buildUUID"]} if "buildUUID" in told else spec
-    return found
-
-
 def ttl_of(definition: Mapping[str, Any]) -> int | None:
     """After how many seconds the server deletes documents by this index; None where it never does."""
     seconds = definition.get("expireAfterSeconds")

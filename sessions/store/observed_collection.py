@@ -1,16 +1,16 @@
 """A collection that tells of each write of this process, so that what a cache holds is right at once."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 from weakref import WeakSet
 
 from sessions.domain.errors import SessionRef
-from sessions.store.collection import DuplicateKey, SessionCollection
+from sessions.store.clients import ClientSession, Database
+from sessions.store.collection import DuplicateKey, SessionCollection, StoreCall
+from sessions.store.updates import Filter, RawDocument
 from sessions.store.writes import Write
-
-if TYPE_CHECKING:
-    from sessions.store.collection import Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,13 @@ class WriteObserver(Protocol):
         """A write was acknowledged that told only of whom, or one ended without saying whether it was carried out."""
 
 
-class ObservedCollection(SessionCollection):
-    """The repository's collection: a failed write is told of too, since it may have been carried out."""
+class ObservedCall(StoreCall):
+    """One call whose writes are told of; a failed write too, since it may have been carried out."""
 
-    def __init__(self, database: "Database", *, timeout: float) -> None:
-        super().__init__(database, timeout=timeout)
-        self.observers: WeakSet[WriteObserver] = WeakSet()
+    observers: "WeakSet[WriteObserver]"
 
-    def _tell(self, document: Mapping[str, Any]) -> None:
-        # Within a transaction of the caller's nothing has happened before he commits; the stream tells of it then.
+    def _tell(self, document: RawDocument) -> None:
+        # Within a caller's transaction nothing has happened before it commits; the stream tells of it then.
         if self.is_within:
             self._doubt(Doubt([document["_id"]], document["user_id"], document.get("conversation_id")))
             return
@@ -51,35 +49,33 @@ class ObservedCollection(SessionCollection):
         for observer in list(self.observers):
             observer.may_have_written(doubt)
 
-    async def insert(self, document: dict[str, Any], *, about: SessionRef) -> None:
-        """Store a new document, or raise `DuplicateKey`."""
+    @contextmanager
+    def _doubted_if_it_fails(self, doubt: Doubt) -> Iterator[None]:
         try:
-            await super().insert(document, about=about)
+            yield
         except BaseException as error:
-            if self._may_have_written(error):
-                self._doubt(Doubt([document["_id"]], document["user_id"], document["conversation_id"]))
-            raise
-        self._tell(document)
-
-    async def find_one_and_update(self, write: Write, *, about: SessionRef) -> dict[str, Any] | None:
-        """Carry a guarded write out; the document after it without its history, or None where the guard fails."""
-        bound = write.update.get("$set", {}).get("conversation_id")
-        doubt = Doubt([write.filter["_id"]], write.filter["user_id"], bound)
-        try:
-            stored = await super().find_one_and_update(write, about=about)
-        except BaseException as error:
-            if self._may_have_written(error):
+            # What a first try has written unseen makes the second one fail, at its guard or at the index.
+            if self.in_doubt or not isinstance(error, DuplicateKey):
                 self._doubt(doubt)
             raise
+
+    async def insert(self, document: RawDocument, *, about: SessionRef) -> None:
+        """Store a new document, or raise `DuplicateKey`."""
+        with self._doubted_if_it_fails(Doubt([document["_id"]], document["user_id"], document["conversation_id"])):
+            await super().insert(document, about=about)
+        self._tell(document)
+
+    async def find_one_and_update(self, write: Write, *, about: SessionRef) -> RawDocument | None:
+        """Carry a guarded write out; the document after it without its history, or None if the guard fails."""
+        bound = write.update.get("$set", {}).get("conversation_id")
+        doubt = Doubt([write.filter["_id"]], write.filter["user_id"], bound)
+        with self._doubted_if_it_fails(doubt):
+            stored = await super().find_one_and_update(write, about=about)
         if stored is not None:
             self._tell(stored)
-        elif self.is_unclear:
+        elif self.in_doubt:
             self._doubt(doubt)
         return stored
-
-    def _may_have_written(self, error: BaseException) -> bool:
-        # What a first try has written unseen makes the second one fail, at its guard or at the index.
-        return self.is_unclear or not isinstance(error, DuplicateKey)
 
     async def update_many(self, write: Write) -> int:
         """Carry a sweep out; how many documents it changed."""
@@ -88,9 +84,28 @@ class ObservedCollection(SessionCollection):
         finally:
             self._doubt(Doubt(write.filter["_id"]["$in"]))
 
-    async def delete_many(self, conditions: dict[str, Any]) -> int:
+    async def delete_many(self, conditions: Filter) -> int:
         """Delete; how many documents went."""
         try:
             return await super().delete_many(conditions)
         finally:
             self._doubt(Doubt(conditions["_id"]["$in"]))
+
+
+class ObservedCollection(SessionCollection):
+    """The repository's collection.
+
+    Attributes:
+        observers: Whoever is told of its writes, for as long as they exist.
+    """
+
+    def __init__(self, database: Database, *, timeout: float) -> None:
+        super().__init__(database, timeout=timeout)
+        self.observers: WeakSet[WriteObserver] = WeakSet()
+
+    def for_one_call(self, client_session: ClientSession | None = None, *, committed: bool = False) -> ObservedCall:
+        """What one call sends by; see `SessionCollection.for_one_call`."""
+        session = self._handles.checked_session(client_session)
+        call = ObservedCall(self._handles, ends=self._ends(), session=session, committed=committed)
+        call.observers = self.observers
+        return call

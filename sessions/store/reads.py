@@ -7,7 +7,7 @@ from typing import Final
 
 from sessions.domain.lifecycle import ALL, INTERCEPTING, RERUNS, LeaseKind, SessionStatus
 from sessions.store.document import LATEST_INDEX, PAGE_INDEX, ROUTING_INDEX
-from sessions.store.updates import Query
+from sessions.store.updates import Filter, Stage
 from sessions.store.writes import ended_before, expire, values_of
 
 WITHOUT_HISTORY: Final[Mapping[str, int]] = {"history": 0}
@@ -17,7 +17,7 @@ WITHOUT_HISTORY: Final[Mapping[str, int]] = {"history": 0}
 class Lookup:
     """A read: what to look for, in which order, by which index."""
 
-    filter: Query
+    filter: Filter
     sort: tuple[tuple[str, int], ...] = ()
     hint: str | None = None
     limit: int = 1
@@ -81,7 +81,7 @@ def by_preview(user_id: int, preview_id: str) -> Lookup:
 
 def page(user_id: int, statuses: frozenset[SessionStatus], *, limit: int, after: tuple[datetime, str] | None) -> Lookup:
     """A user's sessions, newest first; one more than asked for, to know whether there is a next page."""
-    conditions: Query = {"user_id": user_id, "status": {"$in": values_of(statuses)}}
+    conditions: Filter = {"user_id": user_id, "status": {"$in": values_of(statuses)}}
     if after is not None:
         moment, session_id = after
         # The $lte bounds the index; the $or only drops what ties with the last page's end.
@@ -114,6 +114,6 @@ def ended(before: datetime, *, limit: int) -> Lookup:
     return Lookup(ended_before(before), sort=(("updated_at", 1),), limit=limit, projection={"_id": 1})
 
 
-def count_by_status() -> list[Query]:
+def count_by_status() -> list[Stage]:
     """How many sessions stand where; every status is named, so that an index tells it without the documents."""
     return [{"$match": {"status": {"$in": values_of(ALL)}}}, {"$group": {"_id": "$status", "count": {"$sum": 1}}}]

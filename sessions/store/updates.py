@@ -7,10 +7,17 @@ from sessions.domain.lifecycle import LIFECYCLE, CallName, SessionStatus
 
 HISTORY_KEPT: Final = 32
 
-Query = dict[str, Any]
+Filter = dict[str, Any]
+"""Which documents, as the server reads it."""
+UpdateOperators = dict[str, Any]
+"""What to change, by operator."""
+RawDocument = dict[str, Any]
+"""A document, or a part of one, as it is stored."""
+Stage = dict[str, Any]
+"""One stage of an aggregation."""
 
 
-def entry(call: CallName, to_status: SessionStatus, at: datetime, reason: str, operation_id: str | None) -> Query:
+def entry(call: CallName, to_status: SessionStatus, at: datetime, reason: str, operation_id: str | None) -> RawDocument:
     """What the history keeps of one change of status or one take-over."""
     return {
         "to_status": to_status.value,
@@ -25,11 +32,12 @@ class Update:
     """Collects one classic update; every write counts the revision and moves ``updated_at`` forward only."""
 
     def __init__(self, at: datetime) -> None:
-        self._set: Query = {}
-        self._unset: Query = {}
-        self._inc: Query = {"revision": 1}
-        self._push: Query = {}
-        self._max: Query = {"updated_at": at}
+        self._at = at
+        self._set: RawDocument = {}
+        self._unset: RawDocument = {}
+        self._inc: RawDocument = {"revision": 1}
+        self._push: RawDocument = {}
+        self._max: RawDocument = {"updated_at": at}
 
     def set(self, path: str, value: object) -> None:
         """Set a field; an empty value of the state removes it."""
@@ -44,7 +52,7 @@ class Update:
         """Nobody works on it any more."""
         self._unset["lease"] = ""
 
-    def lease(self, lease: Query) -> None:
+    def lease(self, lease: RawDocument) -> None:
         """Somebody works on it."""
         self._set["lease"] = lease
 
@@ -60,17 +68,17 @@ class Update:
         """Append to a bounded list."""
         self._push[path] = {"$each": [item], "$slice": -kept}
 
-    def enter(self, status: SessionStatus, kept: Query) -> None:
+    def enter(self, status: SessionStatus, by: CallName, *, reason: str = "", operation_id: str | None = None) -> None:
         """Change the status, and keep that in the history."""
         self._set["status"] = status.value
-        self.append("history", kept, kept=HISTORY_KEPT)
+        self.append("history", entry(by, status, self._at, reason, operation_id), kept=HISTORY_KEPT)
 
     def clear_for(self, status: SessionStatus) -> None:
         """Empty what a status has no use for."""
         for path in LIFECYCLE[status].clears:
             self.set(path, None)
 
-    def build(self) -> Query:
+    def build(self) -> UpdateOperators:
         """The update, without empty operators."""
         operators = {
             "$set": self._set,

@@ -3,12 +3,11 @@
 Only the classic update operators are used: no text of a user can be read as an expression.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any, Final
+from datetime import datetime
+from typing import Final
 
-from sessions.domain.inputs import UNSET, Unset
+from sessions.domain.inputs import UNSET
 from sessions.domain.lifecycle import (
     ALL,
     CALLS,
@@ -19,43 +18,22 @@ from sessions.domain.lifecycle import (
     CallName,
     LeaseKind,
     SessionStatus,
+    entered_by,
 )
-from sessions.domain.models import Claim
-from sessions.store.updates import Query, Update, entry
+from sessions.domain.models import ActiveScheduleSessionSnapshot, Claim
+from sessions.store.calls import Call, CreationCall, HolderCall
+from sessions.store.updates import Filter, RawDocument, Update, UpdateOperators, entry
 
 ANSWERS_KEPT: Final = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call on one stored session: who calls, and what must hold for it to be carried out."""
-
-    name: CallName
-    session_id: str
-    user_id: int
-    operation_id: str | None = None
-    reason: str = ""
-    expected_revision: int | None = None
-    preview_id: str | None = None
-    question_number: int | None = None
-    reply_id: str | None = None
-    conversation_id: str | None = None
-    notification_id: str | Unset | None = UNSET
-    lease: timedelta = timedelta(0)
-    max_attempts: int = 0
-    claim: Claim | None = None
-    count_attempt: bool = False
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    """Document paths that an outcome sets; an empty value removes the field."""
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
     """A guarded write: it changes the document that the filter describes, or nothing."""
 
-    filter: Query
-    update: Query
-    unless_done: Query = field(default_factory=dict)
+    filter: Filter
+    update: UpdateOperators
+    unless_done: Filter = field(default_factory=dict)
     """Joins the filter where an earlier try may have been carried out, for what the filter alone would do twice."""
 
 
@@ -72,29 +50,29 @@ def _status_in(statuses: frozenset[SessionStatus]) -> object:
 # --- conditions -----------------------------------------------------------------------------------------------
 
 
-def _owned(call: Call) -> Query:
+def _owned(call: Call) -> Filter:
     return {"_id": call.session_id, "user_id": call.user_id}
 
 
-def _first_time(call: Call) -> Query:
+def _first_time(call: Call) -> Filter:
     if call.operation_id is None:
         return {}
-    unseen: Query = {"history.operation_id": {"$ne": call.operation_id}}
-    if call.claim is None:
+    unseen: Filter = {"history.operation_id": {"$ne": call.operation_id}}
+    if not isinstance(call, HolderCall):
         unseen["lease.operation_id"] = {"$ne": call.operation_id}
     return unseen
 
 
-def _unexpired(at: datetime) -> Query:
+def _unexpired(at: datetime) -> Filter:
     # $not rather than $gt: a session without an end has no such field.
     return {"state.expires_at": {"$not": {"$lte": at}}}
 
 
-def _lapsed(kind: LeaseKind, at: datetime) -> Query:
+def _lapsed(kind: LeaseKind, at: datetime) -> Filter:
     return {"lease.kind": kind.value, "lease.expires_at": {"$lte": at}}
 
 
-def _open_to_anyone(at: datetime) -> list[Query]:
+def _open_to_anyone(at: datetime) -> list[Filter]:
     """Conditions under which somebody other than a holder finds a session that has not ended."""
     return [
         {"$or": [_unexpired(at), {"lease.expires_at": {"$gt": at}}]},
@@ -102,15 +80,14 @@ def _open_to_anyone(at: datetime) -> list[Query]:
     ]
 
 
-def _by_holder(call: Call) -> Query:
-    held = _holder_of(call)
-    conditions = {**_owned(call), **_held(held), **_first_time(call)}
-    # The id of the claim names another call; a rerun's stands in the history too, that of an apply claim here only.
-    conditions["lease.operation_id"] = {"$eq": held.operation_id, "$ne": call.operation_id}
+def _by_holder(call: HolderCall) -> Filter:
+    conditions = {**_owned(call), **_held(call.claim), **_first_time(call)}
+    # The id of the claim names another call; a rerun's is in the history too, that of an apply claim only here.
+    conditions["lease.operation_id"] = {"$eq": call.claim.operation_id, "$ne": call.operation_id}
     return conditions
 
 
-def _held(claim: Claim) -> Query:
+def _held(claim: Claim) -> Filter:
     # Neither a revision nor a clock: the token alone says who may write.
     return {
         "status": LEASES[claim.kind].held_in.value,
@@ -122,7 +99,7 @@ def _held(claim: Claim) -> Query:
 # --- creation -------------------------------------------------------------------------------------------------
 
 
-def new_document(call: Call, *, trigger_id: str, status: SessionStatus, question_number: int, at: datetime) -> Query:
+def new_document(call: CreationCall, at: datetime) -> RawDocument:
     """The document that a creation inserts."""
     state = {
         path.removeprefix("state."): value
@@ -133,26 +110,32 @@ def new_document(call: Call, *, trigger_id: str, status: SessionStatus, question
         "_id": call.session_id,
         "user_id": call.user_id,
         "conversation_id": call.conversation_id,
-        "trigger_id": trigger_id,
+        "trigger_id": call.trigger_id,
         "current_preview_id": call.preview_id,
-        "status": status.value,
+        "status": call.status.value,
         "state": state,
-        "question_number": question_number,
+        "question_number": 1 if call.status is SessionStatus.WAITING_USER_REPLY else 0,
         "fencing_token": 0,
         "attempts": 0,
         "answered_reply_ids": [],
         "revision": 1,
-        "history": [entry(call.name, status, at, call.reason, call.operation_id)],
+        "history": [entry(call.name, call.status, at, call.reason, call.operation_id)],
         "created_at": at,
         "updated_at": at,
     }
 
 
+def _entering(call: Call, status: SessionStatus, at: datetime) -> Update:
+    update = Update(at)
+    update.enter(status, call.name, reason=call.reason, operation_id=call.operation_id)
+    return update
+
+
 # --- writes by name -------------------------------------------------------------------------------------------
 
 
-def _claim_filter(call: Call, at: datetime) -> Query:
-    conditions: Query = {
+def _claim_filter(call: Call, at: datetime) -> Filter:
+    conditions: Filter = {
         **_owned(call),
         **_unexpired(at),
         **_first_time(call),
@@ -175,7 +158,7 @@ def _claim_filter(call: Call, at: datetime) -> Query:
 
 def claim(call: Call, at: datetime, *, kind: LeaseKind) -> Write:
     """Take the session for a rerun."""
-    update = Update(at)
+    update = _entering(call, LEASES[kind].held_in, at)
     update.lease(
         {
             "kind": kind.value,
@@ -186,8 +169,6 @@ def claim(call: Call, at: datetime, *, kind: LeaseKind) -> Write:
     )
     update.add("fencing_token", 1)
     update.add("attempts", 1)
-    held_in = LEASES[kind].held_in
-    update.enter(held_in, entry(call.name, held_in, at, call.reason, call.operation_id))
     return Write(_claim_filter(call, at), update.build())
 
 
@@ -201,50 +182,40 @@ def claim_refinement(call: Call, at: datetime) -> Write:
     return claim(call, at, kind=LeaseKind.REFINEMENT)
 
 
-def _holder_of(call: Call) -> Claim:
-    if call.claim is None:  # pragma: no cover - a holder's call is built with its claim only
-        message = f"{call.name} is a holder's call"
-        raise TypeError(message)
-    return call.claim
-
-
-def renew(call: Call, at: datetime) -> Write:
+def renew(call: HolderCall, at: datetime) -> Write:
     """Put a lease's expiry off; never brings it forward."""
     until = at + call.lease
     update = Update(at)
     update.renew_until(until)
     return Write(
-        {**_owned(call), **_held(_holder_of(call))}, update.build(), unless_done={"lease.expires_at": {"$lt": until}}
+        {**_owned(call), **_held(call.claim)}, update.build(), unless_done={"lease.expires_at": {"$lt": until}}
     )
 
 
-def release(call: Call, at: datetime) -> Write:
+def release(call: HolderCall, at: datetime) -> Write:
     """Give a lease back: the session is exactly as it was before the claim."""
-    held = _holder_of(call)
-    update = Update(at)
-    update.drop_lease()
-    if held.kind in RERUNS:
+    if call.claim.kind in RERUNS:
+        update = _entering(call, LEASES[call.claim.kind].given_back_to, at)
         if not call.count_attempt:
             update.add("attempts", -1)
-        back = LEASES[held.kind].given_back_to
-        update.enter(back, entry(call.name, back, at, call.reason, call.operation_id))
+    else:
+        update = Update(at)  # no change of status, so no history entry
+    update.drop_lease()
     return Write(_by_holder(call), update.build())
 
 
-def outcome(call: Call, at: datetime) -> Write:
+def outcome(call: HolderCall, at: datetime) -> Write:
     """Record what a rerun came to, and that its reply was answered."""
-    held = _holder_of(call)
-    status = CALLS[call.name].enters or held.session.status
-    update = Update(at)
+    status = entered_by(call.name)
+    update = _entering(call, status, at)
     update.drop_lease()
     update.clear_for(status)
     for path, value in call.changes.items():
         update.set(path, value)
     update.set("attempts", 0)
-    update.append("answered_reply_ids", held.reply_id, kept=ANSWERS_KEPT)
+    update.append("answered_reply_ids", call.claim.reply_id, kept=ANSWERS_KEPT)
     if status is SessionStatus.WAITING_USER_REPLY:
         update.add("question_number", 1)
-    update.enter(status, entry(call.name, status, at, call.reason, call.operation_id))
     return Write(_by_holder(call), update.build())
 
 
@@ -271,25 +242,22 @@ def claim_apply(call: Call, at: datetime) -> Write:
     return Write(conditions, update.build())
 
 
-def written_back(call: Call, at: datetime) -> Write:
+def written_back(call: HolderCall, at: datetime) -> Write:
     """Record what a write-back came to."""
-    status = CALLS[call.name].enters or SessionStatus.APPLIED
-    update = Update(at)
+    update = _entering(call, entered_by(call.name), at)
     update.drop_lease()
     for path, value in call.changes.items():
         update.set(path, value)
-    update.enter(status, entry(call.name, status, at, call.reason, call.operation_id))
     return Write(_by_holder(call), update.build())
 
 
-def _expecting(call: Call) -> Query:
+def _expecting(call: Call) -> Filter:
     return {} if call.expected_revision is None else {"revision": call.expected_revision}
 
 
 def apply(call: Call, at: datetime) -> Write:
     """End the session as applied, for the preview that the user saw."""
-    update = Update(at)
-    update.enter(SessionStatus.APPLIED, entry(call.name, SessionStatus.APPLIED, at, call.reason, call.operation_id))
+    update = _entering(call, entered_by(call.name), at)
     conditions = {
         **_owned(call),
         **_unexpired(at),
@@ -304,12 +272,10 @@ def apply(call: Call, at: datetime) -> Write:
 
 def end(call: Call, at: datetime) -> Write:
     """End the session from wherever it is; a holder at work then meets a lost lease."""
-    status = CALLS[call.name].enters or SessionStatus.IGNORED
-    update = Update(at)
+    update = _entering(call, entered_by(call.name), at)
     update.drop_lease()
     for path, value in call.changes.items():
         update.set(path, value)
-    update.enter(status, entry(call.name, status, at, call.reason, call.operation_id))
     conditions = {
         **_owned(call),
         **_first_time(call),
@@ -360,7 +326,7 @@ def expire(at: datetime) -> Write:
     """End whatever is past its ``expires_at`` with nobody at work on it."""
     update = Update(at)
     update.drop_lease()
-    update.enter(SessionStatus.EXPIRED, entry(CallName.EXPIRE_DUE, SessionStatus.EXPIRED, at, EXPIRED_REASON, None))
+    update.enter(SessionStatus.EXPIRED, CallName.EXPIRE_DUE, reason=EXPIRED_REASON)
     conditions = {
         "status": _status_in(NOT_ENDED),
         "state.expires_at": {"$lte": at},
@@ -376,7 +342,7 @@ def put_back(kind: LeaseKind, at: datetime) -> Write:
     rule = LEASES[kind]
     update = Update(at)
     update.drop_lease()
-    update.enter(rule.given_back_to, entry(CallName.RECOVER_STALLED, rule.given_back_to, at, STALLED_REASON, None))
+    update.enter(rule.given_back_to, CallName.RECOVER_STALLED, reason=STALLED_REASON)
     return Write({"status": rule.held_in.value, **_lapsed(kind, at), **_unexpired(at)}, update.build())
 
 
@@ -386,35 +352,36 @@ def put_back_reply(at: datetime, *, max_attempts: int) -> Write:
     return Write({**write.filter, "attempts": {"$lt": max_attempts}}, write.update)
 
 
-def _fail_exhausted(at: datetime, kept: Query) -> Query:
+def _fail_exhausted(at: datetime, by: CallName, *, attempts: int, operation_id: str | None = None) -> UpdateOperators:
+    reason = exhausted_reason(attempts)
     update = Update(at)
+    update.enter(SessionStatus.FAILED, by, reason=reason, operation_id=operation_id)
     update.drop_lease()
-    update.set("state.failed_reason", kept["reason"])
-    update.enter(SessionStatus.FAILED, kept)
+    update.set("state.failed_reason", reason)
     return update.build()
 
 
 def fail_stalled(at: datetime, *, max_attempts: int) -> Write:
     """End the sessions whose reply has killed its workers too often."""
-    kept = entry(CallName.RECOVER_STALLED, SessionStatus.FAILED, at, exhausted_reason(max_attempts), None)
     conditions = {
         "status": LEASES[LeaseKind.REPLY].held_in.value,
         **_lapsed(LeaseKind.REPLY, at),
         **_unexpired(at),
         "attempts": {"$gte": max_attempts},
     }
-    return Write(conditions, _fail_exhausted(at, kept))
+    return Write(conditions, _fail_exhausted(at, CallName.RECOVER_STALLED, attempts=max_attempts))
 
 
 def fail_exhausted_claim(call: Call, at: datetime, *, revision: int) -> Write:
     """End the session that a claim found exhausted, guarded by the revision it was read at."""
-    kept = entry(call.name, SessionStatus.FAILED, at, exhausted_reason(call.max_attempts), call.operation_id)
-    return Write({**_owned(call), "revision": revision}, _fail_exhausted(at, kept))
+    update = _fail_exhausted(at, call.name, attempts=call.max_attempts, operation_id=call.operation_id)
+    return Write({**_owned(call), "revision": revision}, update)
 
 
-def narrowed(write: Write, *, session_id: str, user_id: int, revision: int) -> Write:
+def narrowed(write: Write, session: ActiveScheduleSessionSnapshot) -> Write:
     """A sweep for one session that was read: guarded by its revision."""
-    return Write({**write.filter, "_id": session_id, "user_id": user_id, "revision": revision}, write.update)
+    read = {"_id": session.session_id, "user_id": session.user_id, "revision": session.revision}
+    return Write({**write.filter, **read}, write.update)
 
 
 def narrowed_to(write: Write, session_ids: list[str]) -> Write:
@@ -422,11 +389,11 @@ def narrowed_to(write: Write, session_ids: list[str]) -> Write:
     return Write({**write.filter, "_id": {"$in": session_ids}}, write.update)
 
 
-def ended_before(before: datetime) -> Query:
+def ended_before(before: datetime) -> Filter:
     """What ended before a moment."""
     return {"status": {"$in": values_of(ENDED)}, "updated_at": {"$lt": before}}
 
 
-def purge(before: datetime, session_ids: list[str]) -> Query:
+def purge(before: datetime, session_ids: list[str]) -> Filter:
     """Which sessions of one batch are deleted."""
     return {**ended_before(before), "_id": {"$in": session_ids}}

@@ -17,12 +17,12 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from sessions.mongod import find_mongod, running_mongod
 from sessions.repository import SessionRepository, open_repository
-from sessions.store.collection import connect, connect_double, disconnect
+from sessions.store.clients import connect, connect_double, disconnect
 from sessions.store.document import COLLECTION
 from sessions.testing.maker import MovedClock, ReadyCall, SessionMaker
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Client, Database
+    from sessions.store.clients import Client, Database
 
 __all__ = ["BACKENDS", "Backend", "CommandCounter", "MovedClock", "ReadyCall", "SessionMaker", "StoredDocument"]
 

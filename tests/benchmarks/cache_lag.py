@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sessions import CachedRouter, open_repository
 from sessions.mongod import find_mongod, running_mongod
-from sessions.store.collection import DEFAULT_DRIVER, connect, disconnect
+from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
 
 ROUNDS: Final = 500
 FOLLOWER: Final = "follow"

@@ -16,10 +16,10 @@ from typing import Any, Final
 from uuid import uuid4
 
 from sessions import CachedRouter, SessionRepository, open_repository
-from sessions.cache.entries import Routes, to_entry
+from sessions.cache.entries import Entries, to_entry
 from sessions.domain.models import ActiveScheduleSessionSnapshot, to_snapshot
 from sessions.mongod import find_mongod, running_mongod
-from sessions.store.collection import DEFAULT_DRIVER, connect, disconnect
+from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
 from sessions.testing import CommandCounter
 
 CONVERSATIONS: Final = 10_000
@@ -104,7 +104,7 @@ def measure_memory() -> None:
     for kind in ("nobody governs", "governed"):
         gc.collect()
         before = resident()
-        routes = Routes(ENTRIES)
+        routes = Entries(ENTRIES)
         for number in range(ENTRIES):
             session = governing(number) if kind == "governed" else None
             routes.keep((number + 1, f"conversation-{number}"), to_entry(session, sent=0.0, at=AT))

@@ -22,7 +22,7 @@ from indexes.server import Server
 from sessions import open_repository
 from sessions.mongod import find_mongod, running_mongod
 from sessions.store import reads
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 from sessions.store.document import COLLECTION, ROUTING_INDEX
 
 DOCUMENTS: Final = 1_000_000

@@ -15,7 +15,7 @@ import pytest
 
 from sessions import RerunClaim, SessionRepository, open_repository
 from sessions.mongod import _scratch, find_mongod
-from sessions.store.collection import DEFAULT_DRIVER, connect, disconnect
+from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
 from tests.support.fail_points import fail_point
 
 BOUND: Final = 30.0

@@ -25,7 +25,7 @@ from sessions import (
 )
 from sessions.domain.errors import WriteOutcome
 from sessions.domain.lifecycle import CALLS, CallName, LeaseKind
-from sessions.store.collection import connect
+from sessions.store.clients import connect
 from sessions.store.document import COLLECTION
 from sessions.testing import Backend, MovedClock, ReadyCall, SessionMaker, StoredDocument
 from tests.support.fail_points import failing

@@ -21,7 +21,7 @@ from sessions import (
 from sessions.testing import MovedClock, SessionMaker, StoredDocument
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 READY = SessionStatus.READY_PREVIEW
 

@@ -23,7 +23,7 @@ from sessions import (
 from sessions.testing import CommandCounter, MovedClock
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 
 @pytest.fixture

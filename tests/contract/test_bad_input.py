@@ -23,7 +23,7 @@ from sessions.store.document import COLLECTION
 from sessions.testing import MovedClock, SessionMaker, StoredDocument
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 LATER: Final = START + timedelta(days=1)

@@ -34,7 +34,7 @@ from sessions.domain.errors import SessionRef, WriteOutcome
 from sessions.testing import MovedClock
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 PRIVATE: Final = "my doctor's name"
 

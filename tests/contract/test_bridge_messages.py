@@ -38,12 +38,12 @@ from sessions import (
     Turn,
     open_repository,
 )
-from sessions.bridge.outcomes import GraphResult
+from sessions.bridge.graph import GraphResult
 from sessions.domain.errors import SessionRef
 from sessions.testing import MovedClock, SessionMaker
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 PRIVATE: Final = "my doctor's name"
 

@@ -29,11 +29,11 @@ from sessions import (
     open_repository,
 )
 from sessions.domain.errors import SessionRef, WriteOutcome
-from sessions.store.collection import connect_double
+from sessions.store.clients import connect_double
 from sessions.testing import MovedClock
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 LEASE: Final = timedelta(seconds=2)
 

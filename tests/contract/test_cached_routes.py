@@ -27,7 +27,7 @@ from tests.support.fail_points import Mode, failing
 
 if TYPE_CHECKING:
     from sessions.changes.feed import Event
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 pytestmark = pytest.mark.needs("change_streams")
 PATIENCE: Final = 20.0
@@ -74,10 +74,10 @@ def events_held(router: CachedRouter) -> Iterator[None]:
     """What the cache learns meanwhile it learns from this process's writes; the stream tells the rest afterwards."""
     held: list[Event] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(router, "happened", held.append)
+        patch.setattr(router._listener, "happened", held.append)
         yield
     for event in held:
-        router.happened(event)
+        router._listener.happened(event)
 
 
 # --- from memory --------------------------------------------------------------------------------------------------
@@ -467,7 +467,7 @@ async def test_a_lost_stream_empties_it_until_another_stands(
         await went_down
         await elsewhere.ignore(session.session_id, user_id=1)
         assert (await router.route(1, CONVERSATION)).session is None
-        await router._went_up_or_closed.wait()
+        await router._listener._went_up_or_closed.wait()
     await settled(router, elsewhere)
     assert (await router.route(1, CONVERSATION)).session is None
     hits = router.stats().hits
@@ -476,8 +476,8 @@ async def test_a_lost_stream_empties_it_until_another_stands(
 
 
 async def _went_down(router: CachedRouter) -> None:
-    epoch = router._epoch
-    while router._epoch == epoch:  # noqa: ASYNC110 - to see each moment
+    epoch = router._listener._epoch
+    while router._listener._epoch == epoch:  # noqa: ASYNC110 - to see each moment
         await asyncio.sleep(0)
     assert router.stats().entries == 0
 
@@ -542,7 +542,7 @@ async def test_a_repository_that_is_closed_while_a_cache_is_entered(database: "D
         asked.set()
         await asyncio.Event().wait()
 
-    router._upstream.confirm_primary = never  # type: ignore[method-assign]  # no majority answers
+    router._upstream.confirm_primary = never  # no majority answers
     entering = asyncio.create_task(router.__aenter__())
     await asked.wait()
     await repository.close()

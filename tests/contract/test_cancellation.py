@@ -13,7 +13,7 @@ import pytest
 from sessions import ApplyClaim, RerunClaim, SessionRepository, SessionStatus, open_repository
 from sessions.domain.lifecycle import CALLS, LIFECYCLE, CallName, LeaseKind
 from sessions.repository.engine import CANCELLED_REASON
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 from sessions.tasks import to_the_end_or_undone
 from sessions.testing import Backend, CommandCounter, MovedClock, ReadyCall, SessionMaker, StoredDocument
 from tests.support.fail_points import failing

@@ -25,7 +25,7 @@ from sessions.store.document import COLLECTION
 from sessions.testing import MovedClock, SessionMaker, StoredDocument
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 
 async def test_a_claim_hands_out_a_lease(repository: SessionRepository, make_session: SessionMaker) -> None:

@@ -20,7 +20,7 @@ from sessions.domain.errors import SessionRef
 from sessions.domain.lifecycle import SessionStatus
 from sessions.mongod import MongodFailed, find_mongod
 from sessions.repository import open_repository
-from sessions.store.collection import connect, connect_double, disconnect
+from sessions.store.clients import connect, connect_double, disconnect
 
 ROOT = Path(__file__).parents[2]
 UNREACHABLE = "mongodb://someone:secret@127.0.0.1:1/?serverSelectionTimeoutMS=300"

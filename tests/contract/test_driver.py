@@ -25,8 +25,9 @@ from sessions import (
     open_repository,
 )
 from sessions.domain.errors import SessionRef, WriteOutcome
+from sessions.store.clients import disconnect
 from sessions.store.clock import ServerClock
-from sessions.store.collection import SessionCollection, disconnect
+from sessions.store.collection import SessionCollection
 from sessions.store.document import COLLECTION, LATEST_INDEX, ROUTING_INDEX
 from sessions.testing import Backend, CommandCounter, MovedClock, SessionMaker
 from tests.support.fail_points import failing
@@ -268,7 +269,7 @@ async def test_a_cache_has_the_time_learned_anew(database: Any, monkeypatch: pyt
         monkeypatch.setattr(SessionCollection, "server_time", an_hour_later)
         clock._primary = ("another.example", 27017)
         await router.route(1, "c")
-        router.opened()
+        router._listener.opened()
         async with asyncio.timeout(20):
             while clock.reading() < began + timedelta(minutes=30):  # noqa: ASYNC110 - the clock announces nothing
                 await asyncio.sleep(0.01)

@@ -43,7 +43,7 @@ from sessions.fastapi import (
 from sessions.testing import Backend
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 SECRET = "a text of the user"  # noqa: S105 - what must not be told
 
@@ -187,6 +187,13 @@ KINDS = [
 ]
 
 
+def as_unpickled(kind: type[SessionError], text: str, attributes: dict[str, Any]) -> SessionError:
+    """An error without its constructor, since each kind has arguments of its own."""
+    error = kind.__new__(kind, text)
+    error.__dict__.update(attributes)
+    return error
+
+
 async def test_every_error_is_a_problem(app: FastAPI) -> None:
     """Every kind of error is answered with its own status, by one handler; a 503 says when to come again."""
     async with client_of(app) as client:
@@ -195,8 +202,7 @@ async def test_every_error_is_a_problem(app: FastAPI) -> None:
 
         @app.get("/failing/{number}")
         async def failing(number: int) -> None:
-            # Made as unpickling makes it, since each kind has arguments of its own.
-            raise errors._rebuild(KINDS[number], SECRET, known)
+            raise as_unpickled(KINDS[number], SECRET, known)
 
         for number, kind in enumerate(KINDS):
             answer = await client.get(f"/failing/{number}")
@@ -210,7 +216,7 @@ async def test_every_error_is_a_problem(app: FastAPI) -> None:
                 "session_status": "waiting_user_reply",
                 "revision": 3,
             }
-            assert answer.json() == problem_of(errors._rebuild(kind, SECRET, known))
+            assert answer.json() == problem_of(as_unpickled(kind, SECRET, known))
             assert ("retry-after" in answer.headers) is (kind.http_status == 503)
 
 
@@ -351,11 +357,11 @@ async def test_events_refused(follow: Follow, served: Served) -> None:
 @pytest.mark.needs("change_streams")
 async def test_events_end_with_the_client(app: FastAPI, follow: Follow) -> None:
     """A client that goes away is no longer followed for."""
-    streams = opened(app)._streams
+    feeds = opened(app)._feeds
     events = [await follow(1) for _ in range(3)]
     for each in events:
         await each.next_block()
-    followers = streams.shared()._followers
+    followers = feeds.shared()._followers
     before = len(followers)
     for each in events:
         await each.answer.aclose()

@@ -25,7 +25,7 @@ from tests.support.fail_points import failing
 
 if TYPE_CHECKING:
     from sessions.changes.watch import Watch
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 PATIENCE: Final = 20.0
 follows: Final = pytest.mark.needs("change_streams")
@@ -147,9 +147,9 @@ async def test_a_watcher_that_does_not_read_costs_the_others_nothing(
         for _ in range(20):
             made.append(await make_session(conversation_id=None))
             assert (await taken(quick, 1))[0].snapshot == made[-1]
-            assert len(slow._pending) <= 5
+            assert len(slow._queue.pending) <= 5
         assert [change.snapshot for change in await taken(slow, 20)] == made
-        assert len(slow._pending) <= 5
+        assert len(slow._queue.pending) <= 5
 
 
 # --- tokens -------------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ async def test_the_token_moves_on_without_changes(repository: SessionRepository,
         await until(lambda: watch.token != began)
         moved = watch.token
         last = await make_session(user_id=2)
-        await until(lambda: bool(watch._pending))
+        await until(lambda: bool(watch._queue.pending))
         # What waits is not behind the token yet.
         assert watch.token == began
         change = (await taken(watch, 1))[0]
@@ -287,9 +287,9 @@ async def test_what_cannot_go_on_ends_the_watch(
     """What had come in is still handed out, then the error, once; then the iterator has ended."""
     async with repository.watch() as watch:
         session = await make_session()
-        await until(lambda: bool(watch._pending))
+        await until(lambda: bool(watch._queue.pending))
         async with failing(database, "getMore", mode={"times": 1}, errorCode=code):
-            await until(lambda: watch._failure is not None)
+            await until(lambda: watch._queue.failure is not None)
         assert (await taken(watch, 1))[0].snapshot == session
         with pytest.raises(WatchInterrupted, match=str(code)):
             await taken(watch, 1)

@@ -14,7 +14,7 @@ from sessions.store.document import COLLECTION
 from sessions.testing import SessionMaker
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 OWNER: Final = 1
 STRANGER: Final = 2

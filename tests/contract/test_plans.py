@@ -15,7 +15,7 @@ from sessions.store.reads import Lookup
 from sessions.testing import CommandCounter, MovedClock, SessionMaker
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 pytestmark = pytest.mark.needs("server")
 

@@ -12,28 +12,28 @@ from sessions import (
     TransitionConflict,
     open_repository,
 )
-from sessions.store.collection import SessionCollection
+from sessions.store.collection import StoreCall
 from sessions.store.document import COLLECTION
-from sessions.store.updates import Query
+from sessions.store.updates import RawDocument
 from sessions.store.writes import Write
 from sessions.testing import MovedClock, SessionMaker
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 
 def losing(monkeypatch: pytest.MonkeyPatch, *, times: int) -> list[Write]:
     """Let the next guarded writes miss as if somebody had been faster, who then undid it."""
     lost: list[Write] = []
-    real = SessionCollection.find_one_and_update
+    real = StoreCall.find_one_and_update
 
-    async def miss(self: SessionCollection, write: Write, **about: Any) -> Query | None:
+    async def miss(self: StoreCall, write: Write, **about: Any) -> RawDocument | None:
         if len(lost) < times:
             lost.append(write)
             return None
         return await real(self, write, **about)
 
-    monkeypatch.setattr(SessionCollection, "find_one_and_update", miss)
+    monkeypatch.setattr(StoreCall, "find_one_and_update", miss)
     return lost
 
 

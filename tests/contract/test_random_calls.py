@@ -17,14 +17,14 @@ from sessions import ApplyClaim, RerunClaim, SessionError, SessionRepository, Se
 from sessions.domain.lifecycle import CALLS as CALL_RULES
 from sessions.domain.lifecycle import LIFECYCLE, CallName, LeaseKind
 from sessions.domain.models import Page, Route, derive_session_id
-from sessions.store.collection import DEFAULT_DRIVER, connect, connect_double, disconnect
+from sessions.store.clients import DEFAULT_DRIVER, connect, connect_double, disconnect
 from sessions.store.document import COLLECTION
 from sessions.testing import MovedClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from sessions.store.collection import Client, Database
+    from sessions.store.clients import Client, Database
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 SEEDS: Final = range(5)

@@ -24,11 +24,11 @@ from sessions import (
     open_repository,
 )
 from sessions.domain.lifecycle import CALLS, CallName
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 from sessions.testing import Backend, CommandCounter, MovedClock, SessionMaker, StoredDocument
 
 if TYPE_CHECKING:
-    from sessions.store.collection import ClientSession, Database
+    from sessions.store.clients import ClientSession, Database
 
 in_a_transaction = pytest.mark.needs("transactions")
 WRITES = [*CALLS, CallName.CREATE, CallName.GET_OR_CREATE]

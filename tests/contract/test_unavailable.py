@@ -25,7 +25,7 @@ from sessions import (
 from sessions.domain.errors import WriteOutcome
 from sessions.domain.lifecycle import LeaseKind
 from sessions.mongod import find_mongod, running_mongod
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 
 AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 TIMEOUT: Final = 0.2

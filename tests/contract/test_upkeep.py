@@ -242,9 +242,16 @@ async def test_its_pauses_are_spread(repository: SessionRepository) -> None:
     """Processes that start together do not sweep together; after failures the pauses grow, up to a bound."""
     upkeep = Upkeep(repository, every=timedelta(seconds=10))
     for failures, longest in ((0, 10), (1, 20), (2, 40), (3, 80), (50, 80), (5_000, 80)):
-        pauses = {upkeep._pause(failures) for _ in range(50)}
+        pauses = {_nth_pause(upkeep, failures) for _ in range(50)}
         assert len(pauses) > 1
         assert all(longest * 0.75 <= pause <= longest * 1.25 for pause in pauses)
+
+
+def _nth_pause(upkeep: Upkeep, failures: int) -> float:
+    pauses = upkeep._pauses()
+    for _ in range(failures):
+        pauses.next()
+    return pauses.next()
 
 
 def test_bad_construction(repository: SessionRepository) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sessions import open_repository
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 
 
 def _last_token(notes: Path) -> str | None:

@@ -27,7 +27,7 @@ from sessions import (
     open_repository,
 )
 from sessions.mongod import Member, ReplicaSet, find_mongod, running_mongod, running_replica_set
-from sessions.store.collection import DEFAULT_DRIVER, connect, disconnect
+from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
 from sessions.store.document import COLLECTION
 
 pytestmark = pytest.mark.race

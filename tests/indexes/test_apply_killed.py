@@ -21,7 +21,7 @@ from indexes.server import Server
 from indexes.steps import Action, is_building
 from sessions import IndexesMissing, open_repository
 from sessions.mongod import find_mongod, running_mongod
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
 
 pytestmark = pytest.mark.race

@@ -10,7 +10,7 @@ from indexes.planner import Standing
 from indexes.progress import Progress
 from indexes.steps import Action, Step
 from sessions import IndexesMissing, open_repository
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 from sessions.store.document import COLLECTION, ROUTING_INDEX
 from sessions.testing import Backend, MovedClock
 from tests.support.fail_points import failing

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from indexes.lock import LOCKS
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
 from tests.support.held_builds import builds_held, under_way
 

@@ -15,7 +15,7 @@ from sessions import SessionRepository, SessionStatus, open_repository
 from sessions.store import reads, writes
 from sessions.store.document import COLLECTION, INDEXES, LATEST_INDEX, ROUTING_INDEX, SHARD_KEY
 from sessions.store.reads import Lookup
-from sessions.store.updates import Query
+from sessions.store.updates import Stage
 from sessions.store.writes import Write
 from sessions.testing import CommandCounter, MovedClock, SessionMaker
 
@@ -33,7 +33,7 @@ def builders() -> set[Callable[..., Any]]:
     for module in (writes, reads):
         for name, function in inspect.getmembers(module, inspect.isfunction):
             returned = inspect.signature(function).return_annotation
-            builds = returned in (Write, Lookup, list[Query]) or name == "purge"
+            builds = returned in (Write, Lookup, list[Stage]) or name == "purge"
             if builds and function.__module__ == module.__name__ and not name.startswith("_"):
                 found.add(function)
     return found - {writes.narrowed, writes.narrowed_to, writes.claim}

@@ -15,7 +15,7 @@ from indexes import Progress, apply, check
 from indexes.server import Server
 from indexes.steps import Action, is_building
 from sessions.mongod import Member, ReplicaSet, find_mongod, running_replica_set
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
 
 pytestmark = pytest.mark.race

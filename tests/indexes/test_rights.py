@@ -21,7 +21,7 @@ from pymongo.errors import PyMongoError
 
 from indexes import MissingRight, Plan, Progress, apply, check, explain, plan
 from sessions.mongod import find_mongod
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
 
 PASSWORD: Final = "pa55-never-shown"  # noqa: S105 - of a server that lives for this module

@@ -14,7 +14,7 @@ import pytest_asyncio
 from indexes import Applied, apply, check
 from indexes.server import Server
 from sessions import ActiveScheduleSessionSnapshot, ConversationBusy, SessionRepository, open_repository
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
 
 pytestmark = pytest.mark.race

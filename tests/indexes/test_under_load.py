@@ -31,7 +31,7 @@ from sessions import (
 )
 from sessions.domain.lifecycle import ALL
 from sessions.store import reads
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 from sessions.store.document import COLLECTION, INDEXES, LATEST_INDEX, ROUTING_INDEX
 
 pytestmark = pytest.mark.race

@@ -15,7 +15,7 @@ from typing import Any, Final
 from pymongo.errors import DuplicateKeyError
 
 from sessions import AskUser, Held, SessionBridge, ShowPreview, StaleReply, Turn, open_repository
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 
 MARK: Final = "answer "
 QUESTIONS: Final = 4

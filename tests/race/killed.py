@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import sessions
 from sessions import ApplyClaim, AskUser, SessionBridge, Turn, open_repository
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 
 MARK: Final = "answer "
 LEASE: Final = timedelta(seconds=1)

@@ -18,11 +18,11 @@ import pytest_asyncio
 
 from sessions import RouteAction, SessionRepository, SessionStatus, Upkeep, open_repository
 from sessions.domain.lifecycle import LIFECYCLE
-from sessions.store.collection import DEFAULT_DRIVER, connect, disconnect
+from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
 from sessions.store.document import COLLECTION
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 pytestmark = pytest.mark.race
 

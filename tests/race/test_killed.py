@@ -29,10 +29,10 @@ from sessions import (
     open_repository,
 )
 from sessions.domain.lifecycle import LIFECYCLE
-from sessions.store.collection import DEFAULT_DRIVER
+from sessions.store.clients import DEFAULT_DRIVER
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 pytestmark = pytest.mark.race
 

@@ -18,12 +18,12 @@ import pytest_asyncio
 
 from sessions import ConversationBusy, RouteAction, SessionRepository, SessionStatus, open_repository
 from sessions.domain.models import derive_session_id
-from sessions.store.collection import DEFAULT_DRIVER
+from sessions.store.clients import DEFAULT_DRIVER
 from sessions.store.document import COLLECTION
 from sessions.testing import MovedClock
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 pytestmark = pytest.mark.race
 

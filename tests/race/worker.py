@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from sessions import SessionError, SessionRepository, open_repository
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 
 MARK: Final = "answer "
 

@@ -7,12 +7,12 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 from tests.support.browser import Browser, find_chromium, running_browser
 from tests.support.chat_process import LEASE, USER, ChatProcess, Visitor
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -18,7 +18,7 @@ from sessions import (
     open_repository,
 )
 from sessions.fastapi import Bridge, Repository, Router, problem_of, session_events, sessions_lifespan
-from sessions.store.collection import Database
+from sessions.store.clients import Database
 
 
 async def graph(turn: Turn) -> NotAnAnswer:

@@ -270,10 +270,10 @@ class Interleavings:
         self.own.remove(number)
         op = self.store.log[number - 1]
         if (document := op.document) is None:
-            self._in_loop(lambda: self.router.may_have_written(Doubt([op.session_id])))
+            self._in_loop(lambda: self.router._listener.may_have_written(Doubt([op.session_id])))
         else:
             self.shown[op.key] = max(self.shown[op.key], number)
-            self._in_loop(lambda: self.router.wrote(document))
+            self._in_loop(lambda: self.router._listener.wrote(document))
         return True
 
     def a_write_of_ones_own_fails(self) -> bool:
@@ -282,7 +282,9 @@ class Interleavings:
             return False
         op = self.store.log[self.own.pop(self.random.randrange(len(self.own))) - 1]
         conversation_id = op.key[1] if self.random.random() < 0.5 else None
-        self._in_loop(lambda: self.router.may_have_written(Doubt([op.session_id], op.key[0], conversation_id)))
+        self._in_loop(
+            lambda: self.router._listener.may_have_written(Doubt([op.session_id], op.key[0], conversation_id))
+        )
         return True
 
     def a_majority_catches_up(self) -> bool:
@@ -301,14 +303,14 @@ class Interleavings:
         self.is_open = True
         self.streams_primary = self.upstream.present
         self.reading_since = None
-        self._in_loop(self.router.opened)
+        self._in_loop(self.router._listener.opened)
         return True
 
     def lose_stream(self) -> bool:
         """For whatever reason."""
         was_open, self.is_open = self.is_open, False
         if was_open:
-            self._in_loop(self.router.lost)
+            self._in_loop(self.router._listener.lost)
         return was_open
 
     def notice_another_primary(self) -> bool:
@@ -351,7 +353,7 @@ class Interleavings:
         since, self.reading_since = self.reading_since, None
         if self.position >= self.store.committed:
             # Nothing new is committed here; a primary that lags behind says the same.
-            self._in_loop(lambda: self.router.quiet(since))
+            self._in_loop(lambda: self.router._listener.quiet(since))
             return True
         op = self.store.log[self.position]
         self.position += 1
@@ -363,7 +365,7 @@ class Interleavings:
             revision=op.revision or None,
             document=None if op.kind == "delete" else self.store.document(op.session_id, after=self.store.committed),
         )
-        self._in_loop(lambda: self.router.happened(event))
+        self._in_loop(lambda: self.router._listener.happened(event))
         return True
 
     # --- lookups --------------------------------------------------------------------------------------------------
@@ -436,7 +438,7 @@ class Interleavings:
             assert route in possible, f"{call.key}: {route} is none of {possible}"
 
     def _check_bounds(self) -> None:
-        routes = self.router._routes
+        routes = self.router._listener.entries
         assert len(routes) <= MAX_ENTRIES
         governing = {session_id: routes.get(key) for session_id, key in routes._key_of.items()}
         assert all(entry and entry.session and entry.session.session_id == id_ for id_, entry in governing.items())

@@ -7,8 +7,9 @@ import pytest
 from pymongo.errors import AutoReconnect
 
 from sessions import tasks
+from sessions.store.clients import connect_double
 from sessions.store.clock import ServerClock
-from sessions.store.collection import SessionCollection, connect_double
+from sessions.store.collection import SessionCollection
 from sessions.tasks import answered, or_undone_later, stopped
 
 WITHIN: Final = 10.0

@@ -14,7 +14,7 @@ from sessions import StoreUnavailable, WatchInterrupted
 from sessions.changes import feed as feeding
 from sessions.changes import watch as watching
 from sessions.changes.feed import Event, Feed, Follower, to_event
-from sessions.changes.watch import Scope, Watch
+from sessions.changes.watch import Queue, Scope, Watch
 from sessions.domain.errors import SessionRef, WriteOutcome
 
 AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -300,11 +300,13 @@ async def test_closed_before_it_began(source: PlayedSource) -> None:
 async def test_a_feed_of_its_own_waits_for_its_reader(source: PlayedSource, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not read stays with the server; what is read makes room."""
     monkeypatch.setattr(watching, "MOST_PENDING", 3)
-    watch = Watch(lambda token: Feed(source, patience=PATIENCE, resume_after=token), Scope(), resume_after="0000")
+    watch = Watch(
+        Queue(lambda token: Feed(source, patience=PATIENCE, resume_after=token), Scope(), resume_after="0000")
+    )
     async with watch:
         for number in range(1, 11):
             source.streams[0].answers.put_nowait(change(number))
-        await until(lambda: len(watch._pending) == 3)
+        await until(lambda: len(watch._queue.pending) == 3)
         await asyncio.sleep(0.02)
         assert source.streams[0].answers.qsize() == 7
         assert [(await anext(watch)).token for _ in range(10)] == [f"{number:04x}" for number in range(1, 11)]
@@ -321,13 +323,13 @@ async def test_a_watcher_that_falls_behind_leaves_the_shared_stream(
         return feed if token is None else Feed(source, patience=PATIENCE, resume_after=token)
 
     await feed.follow(recorder := Recorder())
-    async with Watch(subscribe, Scope(), resume_after=None) as watch:
+    async with Watch(Queue(subscribe, Scope(), resume_after=None)) as watch:
         source.streams[0].answers.put_nowait(change(1))
         assert (await anext(watch)).token == "0001"  # noqa: S105 - a token of a stream
         for number in range(2, 7):
             source.streams[0].answers.put_nowait(change(number))
         await until(lambda: recorder.told[-1] == "0006")
-        assert len(watch._pending) == 0
+        assert len(watch._queue.pending) == 0
         reading = asyncio.create_task(anext(watch))
         await until(lambda: len(source.streams) == 2)
         assert source.asked[-1][0] == "0001"

@@ -7,7 +7,7 @@ from enum import StrEnum
 import pytest
 
 from sessions import UNSET, InvalidSessionInput
-from sessions.domain import inputs
+from sessions.domain import inputs, limits
 
 LONGEST_IDS = {
     "session_id": 64,
@@ -60,13 +60,13 @@ def refused(check: Callable[[str, object], object], argument: str, *values: obje
 
 def test_each_table_is_tried_here() -> None:
     """A limit that this file forgets would go untested, and one that changes is noticed."""
-    assert {name: limit.longest for name, limit in inputs.IDENTIFIERS.items()} == LONGEST_IDS
-    assert {name: limit.longest for name, limit in inputs.TEXTS.items()} == LONGEST_TEXTS
-    assert {name: (limit.most, limit.each.longest) for name, limit in inputs.TEXT_LISTS.items()} == {
+    assert {name: limit.longest for name, limit in limits.IDENTIFIERS.items()} == LONGEST_IDS
+    assert {name: limit.longest for name, limit in limits.TEXTS.items()} == LONGEST_TEXTS
+    assert {name: (limit.most, limit.each.longest) for name, limit in limits.TEXT_LISTS.items()} == {
         "missing_info": (32, 200)
     }
-    assert {name: (limit.least, limit.greatest) for name, limit in inputs.INTEGERS.items()} == INTEGERS
-    assert {name: (limit.least, limit.greatest) for name, limit in inputs.DURATIONS.items()} == DURATIONS
+    assert {name: (limit.least, limit.greatest) for name, limit in limits.INTEGERS.items()} == INTEGERS
+    assert {name: (limit.least, limit.greatest) for name, limit in limits.DURATIONS.items()} == DURATIONS
 
 
 @pytest.mark.parametrize(("argument", "longest"), LONGEST_IDS.items())

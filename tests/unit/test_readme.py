@@ -14,7 +14,7 @@ from sessions.domain.models import ActiveScheduleSessionSnapshot, ActiveSchedule
 from sessions.testing import Backend
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from tests.support.browser import Browser, Window
 from tests.support.chat_process import USER, ChatProcess, Visitor
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 _CONTRAST: Final = """
 (() => {

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 from tests.support.chat_process import LEASE, USER, ChatProcess, Visitor
 
 

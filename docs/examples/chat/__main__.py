@@ -13,7 +13,7 @@ import uvicorn
 from chat_server import chat_app
 
 from sessions.mongod import find_mongod, running_mongod
-from sessions.store.collection import connect, disconnect
+from sessions.store.clients import connect, disconnect
 
 _GRACE_SECONDS: Final = 3
 """For what still runs when the server is to stop; then it is cancelled, and gives its claim back."""

@@ -37,7 +37,7 @@ from sessions.fastapi import (
 )
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 logger = logging.getLogger("chat")
 

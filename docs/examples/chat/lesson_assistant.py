@@ -29,7 +29,7 @@ from sessions import (
 from sessions.bridge.outcomes import Handled
 
 if TYPE_CHECKING:
-    from sessions.store.collection import Database
+    from sessions.store.clients import Database
 
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
 _LONG: Final = 30.0

@@ -1,0 +1,110 @@
+"""What a graph is given, and what it answers; frozen values, none does I/O.
+
+No repr shows a text of the user or the payload, so that a log line of one of these tells no secret.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sessions.domain.inputs import UNSET, Unset
+from sessions.domain.models import ActiveScheduleSessionSnapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One message for the graph to go on with.
+
+    Attributes:
+        session: The session as its claim left it; with a ``current_preview_id`` the user wants that one changed,
+            else ``state`` says what he was asked.
+        text: What the user wrote.
+        message_id: The message's own id.
+        attempt: Which rerun this is since the last recorded outcome, from 1.
+    """
+
+    session: ActiveScheduleSessionSnapshot = field(repr=False)
+    text: str = field(repr=False)
+    message_id: str
+    attempt: int
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for each rerun of one message, for the graph's own side effects."""
+        return f"{self.session.session_id}:{self.message_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class AskUser:
+    """The graph has to ask its user something before it can go on.
+
+    Attributes:
+        pending_question: At most 4,000 characters; this or ``missing_info`` is given.
+        missing_info: At most 32 texts of at most 200 characters.
+        candidate_id: 1 to 64 characters; None clears it.
+        expires_at: An aware moment still ahead; None clears it. Left out, it stays unless it has passed.
+        payload: Handed through to the outcome and never stored: the text or card for the user.
+    """
+
+    pending_question: str = field(default="", repr=False)
+    missing_info: Sequence[str] = field(default=(), repr=False)
+    candidate_id: str | Unset | None = UNSET
+    expires_at: datetime | Unset | None = UNSET
+    payload: object = field(default=None, repr=False, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ShowPreview:
+    """The graph has a preview that the user can confirm.
+
+    Attributes:
+        preview_id: 1 to 64 characters; a changed preview has a new one.
+        candidate_id: 1 to 64 characters; None clears it.
+        expires_at: An aware moment still ahead; None clears it. Left out, it stays unless it has passed.
+        payload: Handed through to the outcome and never stored.
+    """
+
+    preview_id: str
+    candidate_id: str | Unset | None = UNSET
+    expires_at: datetime | Unset | None = UNSET
+    payload: object = field(default=None, repr=False, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """There is nothing to do (any more).
+
+    Attributes:
+        reason: For the history, at most 2,000 characters.
+        payload: Handed through to the outcome and never stored.
+    """
+
+    reason: str = field(default="", repr=False)
+    payload: object = field(default=None, repr=False, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The graph cannot go on, and says why.
+
+    Attributes:
+        reason: Why, 1 to 2,000 characters.
+        payload: Handed through to the outcome and never stored.
+    """
+
+    reason: str = field(repr=False)
+    payload: object = field(default=None, repr=False, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NotAnAnswer:
+    """The message is a side question or a change of topic: ordinary chat answers it, and the question stands.
+
+    Attributes:
+        payload: Handed through to the outcome and never stored.
+    """
+
+    payload: object = field(default=None, repr=False, hash=False)
+
+
+GraphResult = AskUser | ShowPreview | Close | Fail | NotAnAnswer

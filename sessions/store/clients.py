@@ -1,0 +1,45 @@
+"""Clients of whichever driver is below: Motor, PyMongo Async, or the in-memory double."""
+
+from collections.abc import Awaitable, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union
+
+if TYPE_CHECKING:
+    from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorClientSession, AsyncIOMotorDatabase
+    from pymongo.asynchronous.client_session import AsyncClientSession
+    from pymongo.asynchronous.database import AsyncDatabase
+    from pymongo.asynchronous.mongo_client import AsyncMongoClient
+
+# Quoted, since an application has one of the drivers only.
+Database: TypeAlias = Union["AsyncIOMotorDatabase[dict[str, Any]]", "AsyncDatabase[dict[str, Any]]"]
+Client: TypeAlias = Union["AsyncIOMotorClient[dict[str, Any]]", "AsyncMongoClient[dict[str, Any]]"]
+ClientSession: TypeAlias = Union["AsyncIOMotorClientSession", "AsyncClientSession"]
+
+DEFAULT_DRIVER: Final = "motor" if version("beanie").startswith("1.") else "pymongo"
+"""The driver that the installed Beanie line works with: Beanie 2 refuses a Motor client."""
+
+
+def connect(uri: str, *, driver: str = DEFAULT_DRIVER, listeners: Sequence[Any] = (), **options: Any) -> Client:
+    """A client of ``motor`` or ``pymongo``; ``options`` stand above those of the URI."""
+    if driver == "motor":
+        from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415 - Motor is an extra
+
+        return AsyncIOMotorClient(uri, event_listeners=list(listeners), **options)
+    from pymongo import AsyncMongoClient  # noqa: PLC0415 - only if it is chosen
+
+    return AsyncMongoClient(uri, event_listeners=list(listeners), **options)
+
+
+def connect_double() -> Client:
+    """The in-memory double; no atomicity, no indexes and no speed can be proved on it."""
+    from mongomock_motor import AsyncMongoMockClient  # noqa: PLC0415 - the double is for tests and demos only
+
+    double: Client = AsyncMongoMockClient()
+    return double
+
+
+async def disconnect(client: Client) -> None:
+    """Close a client of either driver."""
+    closing: object = client.close()
+    if isinstance(closing, Awaitable):
+        await closing

@@ -1,0 +1,151 @@
+"""What the drivers' own objects give: the collection by its read concerns, and what is special of the double."""
+
+from collections.abc import Awaitable
+from datetime import UTC
+from typing import Any, Final
+
+from bson.codec_options import CodecOptions
+from pymongo import ReadPreference
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from sessions.domain.errors import InvalidSessionInput, WatchInterrupted
+from sessions.store.change_stream import ChangeStream
+from sessions.store.clients import ClientSession, Database
+from sessions.store.document import COLLECTION
+from sessions.store.index_listing import list_indexes
+from sessions.store.reads import Lookup
+
+_SESSION_OF: Final = {"AsyncIOMotorDatabase": "AsyncIOMotorClientSession", "AsyncDatabase": "AsyncClientSession"}
+_DOUBLE: Final = "AsyncMongoMockDatabase"
+_MAJORITY: Final = WriteConcern("majority")
+
+
+def _names(of: object) -> set[str]:
+    return {kind.__name__ for kind in type(of).__mro__}
+
+
+class DriverHandles:
+    """The collection of Motor or PyMongo Async, whatever the client's options are.
+
+    Attributes:
+        plain: UTC-aware, primary, ``w: majority``.
+        settled: The same, and a read waits until a majority has what it read; read concern "majority" itself would
+            read the past (*measured*).
+        committed: The same, read as a majority has acknowledged it.
+        is_server: Whether a server answers commands, and has a clock.
+    """
+
+    is_server = True
+    plain: Any
+    settled: Any
+    committed: Any
+
+    def __init__(self, database: Database) -> None:
+        self.database: Any = database
+        codec: CodecOptions[Any] = CodecOptions(document_class=dict, tz_aware=True, tzinfo=UTC)
+        self.plain = self.database.get_collection(
+            COLLECTION,
+            codec_options=codec,
+            read_preference=ReadPreference.PRIMARY,
+            write_concern=_MAJORITY,
+            read_concern=ReadConcern("local"),
+        )
+        self.settled = self.plain.with_options(read_concern=ReadConcern("linearizable"))
+        self.committed = self.plain.with_options(read_concern=ReadConcern("majority"))
+
+    def checked_session(self, given: Any) -> ClientSession | None:
+        """The session of a caller's transaction, refused if it is not one of this client's."""
+        if given is None:
+            return None
+        wanted = next(_SESSION_OF[name] for name in _names(self.database) & _SESSION_OF.keys())
+        if wanted not in _names(given) or given.client is not self.database.client or given.has_ended:
+            raise InvalidSessionInput(
+                "client_session", f"None, or an {wanted} of the repository's own client that has not ended"
+            )
+        session: ClientSession = given
+        return session
+
+    def hint_of(self, lookup: Lookup) -> str | None:
+        """The index that a lookup names."""
+        return lookup.hint
+
+    def one_batch(self, cursor: Any, limit: int) -> Any:
+        """The cursor, so limited that a lookup is one round trip however many documents it finds."""
+        return cursor.limit(-limit)
+
+    def primary(self) -> object:
+        """The address of the primary that the driver knows; costs no round trip."""
+        servers = self.database.client.topology_description.server_descriptions()
+        return next((address for address, server in servers.items() if server.is_writable), None)
+
+    async def indexes(self) -> dict[str, dict[str, Any]]:
+        """Each index by its name."""
+        return await list_indexes(self._command, COLLECTION) or {}
+
+    async def _command(self, command: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = await self.database.command(command, read_preference=ReadPreference.PRIMARY)
+        return answer
+
+    async def open_stream(self, resume_after: str | None, *, wait: float) -> ChangeStream:
+        """A stream of the collection's changes, from a token or from now on."""
+        opening = self.committed.watch(
+            full_document="updateLookup",
+            # Not resume_after: that cannot go on behind a collection that was dropped and made again.
+            start_after=None if resume_after is None else {"_data": resume_after},
+            max_await_time_ms=max(1, round(wait * 1000)),
+        )
+        stream = await opening if isinstance(opening, Awaitable) else opening
+        return ChangeStream(await stream.__aenter__())
+
+
+class DoubleHandles(DriverHandles):
+    """The collection of the in-memory double: no hints, no transactions, no streams, no commands."""
+
+    is_server = False
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        # The double's tzinfo is its own; its with_options would return a synchronous collection.
+        codec: CodecOptions[Any] = CodecOptions(tz_aware=True)
+        self.plain = self.database.get_collection(COLLECTION, codec_options=codec, write_concern=_MAJORITY)
+        self.settled = self.committed = self.plain
+
+    def checked_session(self, given: Any) -> None:
+        """None, or a refusal."""
+        if given is not None:
+            raise InvalidSessionInput("client_session", "None: the in-memory double has no transactions")
+
+    def hint_of(self, lookup: Lookup) -> None:
+        """None: the double refuses hints."""
+
+    def one_batch(self, cursor: Any, limit: int) -> Any:
+        """The cursor, limited."""
+        return cursor.limit(limit)
+
+    def primary(self) -> object:
+        """There is none."""
+        return None
+
+    async def indexes(self) -> dict[str, dict[str, Any]]:
+        """Each index by its name."""
+        listed = await self.plain.index_information()
+        return {name: {**spec, "name": name, "key": dict(spec["key"])} for name, spec in listed.items()}
+
+    async def open_stream(self, resume_after: str | None, *, wait: float) -> ChangeStream:  # noqa: ARG002 - none serves
+        """Refused."""
+        raise WatchInterrupted("the in-memory double has no change streams", needs_replica_set=True)
+
+
+def handles_of(database: Database) -> DriverHandles:
+    """The handles of a database.
+
+    Raises:
+        InvalidSessionInput: It is no database of a driver that is known here.
+    """
+    names = _names(database)
+    if _DOUBLE in names:
+        return DoubleHandles(database)
+    if not names & _SESSION_OF.keys():
+        raise InvalidSessionInput("database", "a database of Motor, PyMongo Async or mongomock-motor")
+    return DriverHandles(database)
