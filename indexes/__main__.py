@@ -2,24 +2,18 @@
 
 import os
 import sys
-from typing import Final
 
 from indexes.errors import STOPPED, USAGE_OR_UNREACHABLE
-
-_OF_THE_EXTRA: Final = frozenset({"typer", "rich"})
+from sessions.extras import MissingExtra, needs_extra
 
 
 def run() -> int:
     """Run the command line, or say which extra it needs."""
     try:
-        from indexes.cli import main  # noqa: PLC0415 - from Python the package works without the extra
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in _OF_THE_EXTRA:
-            raise
-        print(  # noqa: T201 - the one line of a command
-            f"The command line needs {package}: pip install 'active-schedule-sessions[cli]'", file=sys.stderr
-        )
+        with needs_extra("cli", "The command line"):
+            from indexes.cli import main  # noqa: PLC0415 - from Python the package works without the extra
+    except MissingExtra as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the one line of a command
         return USAGE_OR_UNREACHABLE
     status = main()
     if status == STOPPED:

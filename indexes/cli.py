@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
 import typer
 from pymongo.errors import OperationFailure, PyMongoError
@@ -24,6 +24,7 @@ from indexes.lock import DEFAULT_LEASE
 from indexes.planner import check, plan
 from indexes.session_collection.explaining import explain
 from indexes.session_collection.sharding import shard
+from sessions.console import console_for
 from sessions.domain.errors import SessionError
 from sessions.store.clients import connect, disconnect
 
@@ -77,8 +78,8 @@ DropUndeclared = Annotated[
 HideOnly = Annotated[bool, typer.Option("--hide-only", help="Hide indexes that nobody declared, and stop there.")]
 
 
-def _out() -> Console:
-    return rendering.console_for(sys.stdout)
+def _console(stream: TextIO) -> Console:
+    return console_for(stream, width_elsewhere=rendering.WIDTH_WITHOUT_TERMINAL)
 
 
 def _documents(paths: list[str] | None) -> "Sequence[type[Document]]":
@@ -144,7 +145,7 @@ def plan_command(
         if as_json:
             typer.echo(rendering.as_json(found))
         else:
-            rendering.show_plan(_out(), found)
+            rendering.show_plan(_console(sys.stdout), found)
         if found.conflicts:
             return errors.CONFLICTS
         return errors.DIFFERENCES if found.steps or found.blocked else errors.DONE
@@ -194,7 +195,7 @@ def apply_command(
 
     async def work(held: "Database") -> int:
         # With --json the steps are told on standard error, so that standard output is one document.
-        with rendering.Teller(rendering.console_for(sys.stderr) if as_json else _out()) as tell:
+        with rendering.Teller(_console(sys.stderr) if as_json else _console(sys.stdout)) as tell:
             done = await apply(
                 held,
                 documents=documents,
@@ -208,7 +209,7 @@ def apply_command(
         if as_json:
             typer.echo(rendering.as_json(done))
         else:
-            rendering.show_applied(_out(), done)
+            rendering.show_applied(_console(sys.stdout), done)
         if done.conflicts:
             return errors.CONFLICTS
         return errors.DONE if done.plan.is_as_declared and not done.plan.steps else errors.DIFFERENCES
@@ -228,7 +229,7 @@ def check_command(
         if as_json:
             typer.echo(rendering.as_json(found))
         else:
-            rendering.show_check(_out(), found)
+            rendering.show_check(_console(sys.stdout), found)
         return errors.DONE if found.is_as_declared else errors.DIFFERENCES
 
     return _run(uri, database, work)
@@ -243,7 +244,7 @@ def explain_command(*, uri: Uri = None, database: DatabaseName = None, as_json: 
         if as_json:
             typer.echo(rendering.as_json(found))
         else:
-            rendering.show_explanation(_out(), found)
+            rendering.show_explanation(_console(sys.stdout), found)
         return errors.DONE if found.is_fine else errors.DIFFERENCES
 
     return _run(uri, database, work)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Self, TextIO
+from typing import Any, Final, Self
 
 from rich import box
 from rich.console import Console
@@ -20,7 +20,7 @@ from indexes.session_collection.explaining import Explanation
 from indexes.steps import Action, Blocked, Step
 from sessions.store.index_definitions import in_words
 
-_WIDTH_WITHOUT_TERMINAL: Final = 140
+WIDTH_WITHOUT_TERMINAL: Final = 140
 _STYLES: Final[Mapping[Standing, str]] = {
     Standing.MISSING: "red",
     Standing.EQUAL: "green",
@@ -42,24 +42,6 @@ _DONE: Final[Mapping[Action, str]] = {
     Action.MAKE_UNIQUE: "made unique",
     Action.CANCEL_PREPARE_UNIQUE: "cancelled prepareUnique of",
 }
-
-
-def console_for(stream: TextIO) -> Console:
-    """Colours on a terminal; plain text of a fixed width elsewhere, whatever the environment says.
-
-    Names of indexes and fields are anybody's: nothing that is printed is read as markup or as an emoji's code.
-    """
-    if stream.isatty():
-        return Console(file=stream, highlight=False, markup=False, emoji=False)
-    return Console(
-        file=stream,
-        force_terminal=False,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        width=_WIDTH_WITHOUT_TERMINAL,
-        soft_wrap=True,
-    )
 
 
 def _table(*columns: str) -> Table:

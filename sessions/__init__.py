@@ -1,25 +1,30 @@
 """Which session governs this conversation? Durable, atomic session records on MongoDB."""
 
-from sessions.bridge.graph import AskUser, Close, Fail, NotAnAnswer, ShowPreview, Turn
+from sessions.bridge import SessionBridge, Upkeep
+from sessions.bridge.graph import AskUser, Close, Fail, GraphResult, NotAnAnswer, ShowPreview, Turn
 from sessions.bridge.outcomes import (
     AlreadyHandled,
     Applied,
     ApplyFailed,
     Asked,
     Closed,
+    Confirmed,
     Dismissed,
     FreeChat,
+    Handled,
     Held,
+    Outcome,
     PreviewShown,
     RerunFailed,
+    Started,
     Superseded,
     TimedOut,
     action_url,
 )
-from sessions.bridge.session_bridge import SessionBridge
-from sessions.bridge.upkeep import Upkeep
-from sessions.cache.cached_router import CachedRouter
-from sessions.changes.watch import Change
+from sessions.bridge.rerun import Rerun
+from sessions.bridge.write_back import WriteBack
+from sessions.cache import CachedRouter, CacheStats
+from sessions.changes import Change, Watch
 from sessions.domain.errors import (
     ConflictReason,
     ConversationBusy,
@@ -30,26 +35,32 @@ from sessions.domain.errors import (
     SessionError,
     SessionExists,
     SessionNotFound,
+    SessionRef,
     StalePreview,
     StaleReply,
     StoreUnavailable,
     TransitionConflict,
     WatchInterrupted,
+    WriteOutcome,
 )
-from sessions.domain.inputs import UNSET
-from sessions.domain.lifecycle import SessionStatus
+from sessions.domain.inputs import UNSET, Unset
+from sessions.domain.lifecycle import LeaseKind, SessionStatus
 from sessions.domain.models import (
     ActiveScheduleSessionSnapshot,
     ActiveScheduleSessionState,
     ApplyClaim,
+    Lease,
     Page,
+    Question,
     RerunClaim,
     Route,
     RouteAction,
     Transition,
 )
-from sessions.repository import SessionRepository, open_repository
-from sessions.store.document import ActiveScheduleSession
+from sessions.public_names import carry_module_name
+from sessions.repository import Opening, SessionRepository, open_repository
+from sessions.store.clients import ClientSession, Database
+from sessions.store.document import ActiveScheduleSession, StoredTransition
 
 __all__ = [
     "UNSET",
@@ -62,23 +73,35 @@ __all__ = [
     "ApplyFailed",
     "AskUser",
     "Asked",
+    "CacheStats",
     "CachedRouter",
     "Change",
+    "ClientSession",
     "Close",
     "Closed",
+    "Confirmed",
     "ConflictReason",
     "ConversationBusy",
+    "Database",
     "Dismissed",
     "Fail",
     "FreeChat",
+    "GraphResult",
+    "Handled",
     "Held",
     "IndexesMissing",
     "InvalidSessionInput",
     "InvalidTransition",
+    "Lease",
+    "LeaseKind",
     "LeaseLost",
     "NotAnAnswer",
+    "Opening",
+    "Outcome",
     "Page",
     "PreviewShown",
+    "Question",
+    "Rerun",
     "RerunClaim",
     "RerunFailed",
     "Route",
@@ -87,19 +110,28 @@ __all__ = [
     "SessionError",
     "SessionExists",
     "SessionNotFound",
+    "SessionRef",
     "SessionRepository",
     "SessionStatus",
     "ShowPreview",
     "StalePreview",
     "StaleReply",
+    "Started",
     "StoreUnavailable",
+    "StoredTransition",
     "Superseded",
     "TimedOut",
     "Transition",
     "TransitionConflict",
     "Turn",
+    "Unset",
     "Upkeep",
+    "Watch",
     "WatchInterrupted",
+    "WriteBack",
+    "WriteOutcome",
     "action_url",
     "open_repository",
 ]
+
+carry_module_name(globals())

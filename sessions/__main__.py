@@ -5,22 +5,19 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from sessions.extras import MissingExtra, needs_extra
+
 _USAGE_ERROR: Final = 2
-_OF_THE_EXTRA: Final = frozenset({"rich", "motor", "mongomock_motor"})
 
 
 def _demo() -> int:
     try:
-        from sessions.demo import command  # noqa: PLC0415 - it needs an extra that no other command would
+        with needs_extra("demo", "The demo"):
+            from sessions.demo import command  # noqa: PLC0415 - it needs an extra that no other command would
 
-        return command.main()
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in _OF_THE_EXTRA:
-            raise
-        print(  # noqa: T201 - the one line of a command
-            f"The demo needs {package}: pip install 'active-schedule-sessions[demo]'", file=sys.stderr
-        )
+            return command.main()
+    except MissingExtra as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the one line of a command
         return _USAGE_ERROR
 
 

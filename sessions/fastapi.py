@@ -22,11 +22,10 @@ from sessions.domain import inputs
 from sessions.domain.errors import SessionError
 from sessions.domain.lifecycle import SessionStatus
 from sessions.domain.models import ActiveScheduleSessionSnapshot, ActiveScheduleSessionState, Route
+from sessions.extras import needs_extra
 from sessions.repository import SessionRepository
 
-_OF_THE_EXTRA: Final = frozenset({"fastapi", "sse_starlette", "anyio"})
-
-try:
+with needs_extra("fastapi", "sessions.fastapi"):
     import anyio
     from fastapi import APIRouter, Depends, FastAPI, Header, Query
     from fastapi.requests import HTTPConnection
@@ -34,12 +33,6 @@ try:
     from sse_starlette import EventSourceResponse, ServerSentEvent
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] not in _OF_THE_EXTRA:
-        raise
-    raise ModuleNotFoundError(
-        f"sessions.fastapi needs {error.name}: pip install 'active-schedule-sessions[fastapi]'", name=error.name
-    ) from error
 
 __all__ = [
     "Bridge",

@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Iterable, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import Any, Final
 
 import pymongo
 from pymongo.errors import PyMongoError
@@ -18,22 +18,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sessions.console import console_for
 from sessions.demo.story import LEASE, STORY, DemoClock, Play, Step, StepError, check
 from sessions.domain.errors import SessionError, StoreUnavailable
 from sessions.domain.models import Transition
 from sessions.mongod import MongodFailed, find_mongod, running_mongod
 from sessions.repository import open_repository
-from sessions.store.clients import DEFAULT_DRIVER, connect, connect_double, disconnect
+from sessions.store.clients import DEFAULT_DRIVER, Client, Database, connect, connect_double, disconnect
 from sessions.store.collection import SessionCollection
-
-if TYPE_CHECKING:
-    from sessions.store.clients import Client, Database
 
 EXIT_OK: Final = 0
 EXIT_STEP_FAILED: Final = 1
 EXIT_NO_STORE: Final = 2
 
-_WIDTH: Final = 80
+WIDTH: Final = 80
 _INDENT: Final = "    "
 _CONTACT_SECONDS: Final = 5.0
 _REMOVAL_SECONDS: Final = 10.0
@@ -41,14 +39,6 @@ _REMOVAL_SECONDS: Final = 10.0
 
 class NoStoreError(Exception):
     """The demo has no database to run on, or could not remove its own; the text is one line."""
-
-
-def console_for(stream: TextIO) -> Console:
-    """Colours on a terminal, plain text elsewhere; never wider than 80 columns."""
-    # Forced off where it is no terminal: FORCE_COLOR in the environment would put escape codes into a log.
-    console = Console(file=stream, force_terminal=None if stream.isatty() else False, highlight=False)
-    console.width = min(console.width, _WIDTH) if stream.isatty() else _WIDTH
-    return console
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
@@ -113,7 +103,7 @@ def _history_table(history: list[Transition]) -> Table:
 
 
 @contextlib.asynccontextmanager
-async def _connected(uri: str) -> AsyncIterator["Client"]:
+async def _connected(uri: str) -> AsyncIterator[Client]:
     """A client of a server that answers."""
     try:
         client: Any = connect(uri)
@@ -131,7 +121,7 @@ async def _connected(uri: str) -> AsyncIterator["Client"]:
 
 
 @contextlib.asynccontextmanager
-async def _removed_after(client: Any, name: str) -> AsyncIterator["Database"]:
+async def _removed_after(client: Any, name: str) -> AsyncIterator[Database]:
     """The named database of a server that is not the demo's own; removed, whatever happens meanwhile."""
     try:
         yield client[name]
@@ -145,7 +135,7 @@ async def _removed_after(client: Any, name: str) -> AsyncIterator["Database"]:
 
 
 @contextlib.asynccontextmanager
-async def _a_database(name: str) -> AsyncIterator[tuple["Database", str]]:
+async def _a_database(name: str) -> AsyncIterator[tuple[Database, str]]:
     """A database to run on, and a sentence that says where it is."""
     below = f"{DEFAULT_DRIVER}, Beanie {version('beanie')}"
     async with contextlib.AsyncExitStack() as stack:
@@ -229,7 +219,7 @@ def main() -> int:
         130 where it was stopped.
     """
     try:
-        return asyncio.run(_run_until_stopped(console_for(sys.stdout)))
+        return asyncio.run(_run_until_stopped(console_for(sys.stdout, width_elsewhere=WIDTH, widest=WIDTH)))
     except NoStoreError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the one line of a command
         return EXIT_NO_STORE

@@ -1,5 +1,5 @@
 """The repository: who governs a conversation, and atomic changes of status."""
 
-from sessions.repository.session_repository import SessionRepository, open_repository
+from sessions.repository.session_repository import Opening, SessionRepository, open_repository
 
-__all__ = ["SessionRepository", "open_repository"]
+__all__ = ["Opening", "SessionRepository", "open_repository"]

@@ -52,7 +52,12 @@ async def give_back(claim: Claim, release: Awaitable[object]) -> None:
     except (LeaseLost, SessionNotFound):
         return  # it was ended or taken over meanwhile, or its outcome was recorded after all
     except SessionError as error:
-        logger.warning("session %s: its lease is left to lapse at %s: %s", claim.session.session_id, claim.expires_at, error)
+        logger.warning(
+            "session %s: its claim is left to lapse, its lease lapses at %s: %s",
+            claim.session.session_id,
+            claim.expires_at,
+            error,
+        )
 
 
 class Engine:

@@ -29,12 +29,43 @@ DEFAULT_LEASE: Final = timedelta(seconds=60)
 class SessionRepository(Creation, Lookups, Binding, Claims, Outcomes, Applying, Endings, Sweeps, Watching):
     """The sessions of one database; `open_repository` makes it.
 
-    Every status change that succeeds is one atomic write; every refusal is a typed error that says why.
+    Every status change that succeeds is one atomic write; every refusal is a typed error that says why. A method's own
+    text gives what differs from this.
 
-    With ``client_session``, a session of the driver, a call joins the transaction that its caller has begun there, and
-    takes effect with it. The driver's own errors then pass through, so that its ``with_transaction`` sees their labels
-    and begins anew; what has lapsed and stands in the way is neither put back nor ended: the call is refused. A busy
-    conversation, or a trigger that has its session already, aborts the transaction.
+    Arguments:
+        - ``session_id``, ``trigger_id``, ``preview_id``, ``candidate_id``, ``notification_id``: 1 to 64 characters;
+          ``conversation_id``, ``reply_id``: 1 to 128. Instead of an optional one None clears the field.
+        - ``user_id``: the owner, 1 to 2**63 - 1. Another user's session counts as missing.
+        - ``operation_id``: names one call and all its retries, 1 to 64 characters; None for one of its own. A replay
+          writes nothing and returns what the first one would.
+        - ``claim``: what a claim or a renewal returned. Whoever holds it may write until another one took over, gave
+          back or ended the session, whatever the clock says.
+        - ``lease``: how long nobody else may work on the session, 1 ms to 7 days; None for the repository's.
+        - ``expected_revision``: refuse if the session has been written since, from 1.
+        - ``pending_question``: what the user is asked, at most 4,000 characters; ``missing_info``: at most 32 texts of
+          at most 200 characters; ``reason``: for the history, at most 2,000 characters.
+        - ``expires_at``: an aware moment still ahead, cut to the millisecond. An outcome that leaves it out keeps it,
+          unless it has passed; None clears it.
+        - ``limit``: at most so many sessions, 1 to 100,000.
+        - ``client_session``: a session of the driver, to join the transaction that the caller has begun there. The
+          driver's own errors then pass through, so that its ``with_transaction`` sees their labels and begins anew.
+          What has lapsed and stands in the way is neither put back nor ended: the call is refused. A busy
+          conversation, or a trigger that has its session already, aborts the transaction.
+
+    Returns:
+        A method that changes a session returns it as it stands after the call.
+
+    Raises:
+        InvalidSessionInput: An argument is outside its limits; nothing was sent.
+        StoreUnavailable: No primary answered within the repository's ``timeout``.
+        SessionNotFound: This user has no such session; of a holder's call: it is gone.
+        LeaseLost: (A holder's call) the claim was taken over, given back or ended.
+        TransitionConflict: Somebody was first; ``reason`` says how. ``operation_id_reused`` and ``raced`` can meet any
+            call that changes a session.
+
+    Round trips:
+        One ``findAndModify`` for a change, one ``find`` for a lookup. A refusal or a replay of a change adds a
+        ``find`` or two.
     """
 
     async def close(self) -> None:

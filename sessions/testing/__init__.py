@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from uuid import uuid4
 
 import pytest
@@ -16,15 +16,15 @@ import pytest_asyncio
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from sessions.mongod import find_mongod, running_mongod
+from sessions.public_names import carry_module_name
 from sessions.repository import SessionRepository, open_repository
-from sessions.store.clients import connect, connect_double, disconnect
+from sessions.store.clients import Client, Database, connect, connect_double, disconnect
 from sessions.store.document import COLLECTION
-from sessions.testing.maker import MovedClock, ReadyCall, SessionMaker
+from sessions.testing.maker import Given, MovedClock, SessionMaker
 
-if TYPE_CHECKING:
-    from sessions.store.clients import Client, Database
+__all__ = ["BACKENDS", "Backend", "CommandCounter", "Given", "MovedClock", "SessionMaker", "StoredDocument"]
 
-__all__ = ["BACKENDS", "Backend", "CommandCounter", "MovedClock", "ReadyCall", "SessionMaker", "StoredDocument"]
+carry_module_name(globals())
 
 
 class CommandCounter(CommandListener):
@@ -148,12 +148,12 @@ def session_clock() -> MovedClock:
 
 
 @pytest.fixture(scope="session")
-def _clients() -> dict[str, tuple["Client", CommandCounter]]:
+def _clients() -> dict[str, tuple[Client, CommandCounter]]:
     return {}
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def mongod_uri(_clients: dict[str, tuple["Client", CommandCounter]]) -> AsyncIterator[str]:
+async def mongod_uri(_clients: dict[str, tuple[Client, CommandCounter]]) -> AsyncIterator[str]:
     """A real server for the run: MONGODB_URI, else a ``mongod`` of the run's own, else a skip that says so."""
     async with AsyncExitStack() as stack:
         if given := os.environ.get("MONGODB_URI"):
@@ -180,8 +180,8 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture
 def _client(
-    backend: Backend, request: pytest.FixtureRequest, _clients: dict[str, tuple["Client", CommandCounter]]
-) -> tuple["Client", CommandCounter]:
+    backend: Backend, request: pytest.FixtureRequest, _clients: dict[str, tuple[Client, CommandCounter]]
+) -> tuple[Client, CommandCounter]:
     counter = CommandCounter()
     if not backend.is_real:
         return connect_double(), counter
@@ -193,13 +193,13 @@ def _client(
 
 
 @pytest.fixture
-def command_counter(_client: tuple["Client", CommandCounter]) -> CommandCounter:
+def command_counter(_client: tuple[Client, CommandCounter]) -> CommandCounter:
     """Counts the commands of the backend's client."""
     return _client[1]
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def database(_client: tuple["Client", CommandCounter]) -> AsyncIterator["Database"]:
+async def database(_client: tuple[Client, CommandCounter]) -> AsyncIterator[Database]:
     """An empty database of the test's own, removed after it."""
     client: Any = _client[0]
     name = f"sessions_test_{uuid4().hex[:16]}"
@@ -208,7 +208,7 @@ async def database(_client: tuple["Client", CommandCounter]) -> AsyncIterator["D
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def repository(database: "Database", session_clock: MovedClock) -> AsyncIterator[SessionRepository]:
+async def repository(database: Database, session_clock: MovedClock) -> AsyncIterator[SessionRepository]:
     """A repository over an empty database of its own, on each backend in turn, by the moved clock."""
     async with open_repository(database, create_indexes=True, clock=session_clock) as opened:
         yield opened
@@ -218,7 +218,7 @@ StoredDocument = Callable[[str], Awaitable[dict[str, Any] | None]]
 
 
 @pytest.fixture
-def stored(database: "Database") -> StoredDocument:
+def stored(database: Database) -> StoredDocument:
     """Reads a session's document as it is stored, by its id."""
 
     async def read(session_id: str) -> dict[str, Any] | None:

@@ -27,8 +27,9 @@ from sessions.domain.errors import WriteOutcome
 from sessions.domain.lifecycle import CALLS, CallName, LeaseKind
 from sessions.store.clients import connect
 from sessions.store.document import COLLECTION
-from sessions.testing import Backend, MovedClock, ReadyCall, SessionMaker, StoredDocument
+from sessions.testing import Backend, MovedClock, SessionMaker, StoredDocument
 from tests.support.fail_points import failing
+from tests.support.ready_call import ReadyCall, ready_call
 
 pytestmark = pytest.mark.needs("server")
 
@@ -259,7 +260,7 @@ async def test_each_write_is_carried_out_once(
     retry_writes: bool,
 ) -> None:
     """Every call that writes returns as if nothing had happened: one revision, one entry, the answer of that write."""
-    made = [(name, await make_session.ready(name, kind=kind)) for name, kind in CASES]
+    made = [(name, await ready_call(make_session, name, kind=kind)) for name, kind in CASES]
     before = [await stored(ready.session_id) for _, ready in made]
     session_clock.advance(seconds=1)
     answers: list[Any] = []

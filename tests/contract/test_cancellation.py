@@ -15,8 +15,9 @@ from sessions.domain.lifecycle import CALLS, LIFECYCLE, CallName, LeaseKind
 from sessions.repository.engine import CANCELLED_REASON
 from sessions.store.clients import connect, disconnect
 from sessions.tasks import to_the_end_or_undone
-from sessions.testing import Backend, CommandCounter, MovedClock, ReadyCall, SessionMaker, StoredDocument
+from sessions.testing import Backend, CommandCounter, MovedClock, SessionMaker, StoredDocument
 from tests.support.fail_points import failing
+from tests.support.ready_call import ReadyCall, ready_call
 
 ROUNDS: Final = 6
 BOUND: Final = 20.0
@@ -83,7 +84,7 @@ async def test_a_cancelled_call_has_happened_or_not(
     given_back = Counter[bool]()
     seen: list[tuple[str, dict[str, Any] | None]] = []
     for _ in range(ROUNDS):
-        ready = await make_session.ready(name, kind=kind)
+        ready = await ready_call(make_session, name, kind=kind)
         before = await stored(ready.session_id)
         answer = await cancelled_somewhere(ready(repository), random, is_real=backend.is_real)
         after = await stored(ready.session_id)
@@ -144,7 +145,7 @@ async def test_what_was_on_its_way_is_finished(
     kind: LeaseKind | None,
 ) -> None:
     """While the server has the write the cancellation waits, however often it comes; then it leaves."""
-    ready = await make_session.ready(name, kind=kind)
+    ready = await ready_call(make_session, name, kind=kind)
     before = await stored(ready.session_id)
     command = "insert" if before is None else "findAndModify"
     async with failing(database, command, **BLOCKED):
@@ -174,7 +175,7 @@ async def test_a_claim_on_its_way_when_the_loop_shuts_down(
     name: CallName,
 ) -> None:
     """A shutdown cancels every task at once, the one that finishes the claim too: it is given back all the same."""
-    ready = await make_session.ready(name)
+    ready = await ready_call(make_session, name)
     before = await stored(ready.session_id)
     claiming: list[asyncio.Task[Any]] = []
 

@@ -12,8 +12,10 @@ from typing import Any, Final
 
 import pytest
 from pymongo.errors import PyMongoError
+from rich.console import Console
 
 from sessions import IndexesMissing, LeaseLost, RouteAction, SessionNotFound, __main__
+from sessions.console import console_for
 from sessions.demo import command, story
 from sessions.demo.story import STORY, DemoClock, Play, Step, StepError, check, refused
 from sessions.domain.errors import SessionRef
@@ -62,6 +64,11 @@ async def is_there(uri: str, name: str) -> bool:
 def printed() -> io.StringIO:
     """What the demo prints where it is no terminal."""
     return io.StringIO()
+
+
+def console_on(printed: io.StringIO) -> Console:
+    """The demo's console on it."""
+    return console_for(printed, width_elsewhere=command.WIDTH, widest=command.WIDTH)
 
 
 @pytest.fixture
@@ -119,7 +126,7 @@ async def test_a_broken_step_leaves_nothing_either(
 ) -> None:
     """A story that fails half-way still removes its database from the user's server."""
     monkeypatch.setenv("MONGODB_URI", mongod_uri)
-    assert await command.run(command.console_for(printed), [*STORY[:4], BROKEN]) == 1
+    assert await command.run(console_on(printed), [*STORY[:4], BROKEN]) == 1
     name = re.search(r"sessions_demo_[0-9a-f]{8}\b", printed.getvalue())
     assert name is not None
     assert not await is_there(mongod_uri, name[0])
@@ -127,7 +134,7 @@ async def test_a_broken_step_leaves_nothing_either(
 
 async def test_without_a_server_it_says_so(without_server: None, printed: io.StringIO) -> None:
     """On the in-memory double the same story ends well, and the reader is told that it is no server."""
-    assert await command.run(command.console_for(printed)) == 0
+    assert await command.run(console_on(printed)) == 0
     text = " ".join(printed.getvalue().split())
     assert "it runs on the in-memory double" in text
     assert f"All {len(STORY)} steps ended as they say" in text
@@ -135,7 +142,7 @@ async def test_without_a_server_it_says_so(without_server: None, printed: io.Str
 
 async def test_a_broken_step_is_printed_and_exits_1(without_server: None, printed: io.StringIO) -> None:
     """A step that does not end as it says can't pass for one that does, and the story stops there."""
-    assert await command.run(command.console_for(printed), [*STORY[:4], BROKEN, *STORY[4:]]) == 1
+    assert await command.run(console_on(printed), [*STORY[:4], BROKEN, *STORY[4:]]) == 1
     assert "FAILED: it was accepted" in printed.getvalue()
     assert " 6. " not in printed.getvalue()
     assert "All " not in printed.getvalue()
@@ -154,7 +161,7 @@ async def test_a_step_fails_for_what_it_does_not_say(step: Step, told: str, prin
     """A wrong route, before or after, and an error that nobody expected are failures too."""
     client: Any = connect_double()
     async with open_repository(client["demo"], create_indexes=True) as repository:
-        assert not await command.tell(Play(repository, DemoClock()), command.console_for(printed), [step])
+        assert not await command.tell(Play(repository, DemoClock()), console_on(printed), [step])
     assert f"FAILED: {told}" in printed.getvalue()
 
 
@@ -163,7 +170,7 @@ async def test_another_history_is_not_the_storys(printed: io.StringIO) -> None:
     client: Any = connect_double()
     async with open_repository(client["demo"], create_indexes=True) as repository:
         play = Play(repository, DemoClock())
-        assert not await command.tell(play, command.console_for(printed), [*STORY[:2], STORY[-1]])
+        assert not await command.tell(play, console_on(printed), [*STORY[:2], STORY[-1]])
     assert "FAILED: the statuses were waiting_user_reply" in printed.getvalue()
 
 
@@ -208,7 +215,7 @@ async def test_a_database_that_cannot_be_opened(
 
     monkeypatch.setattr(command, "open_repository", refuse)
     with pytest.raises(command.NoStoreError, match="cannot be opened: index x is missing"):
-        await command.run(command.console_for(printed))
+        await command.run(console_on(printed))
 
 
 async def test_a_database_that_cannot_be_removed_is_named(
@@ -226,7 +233,7 @@ async def test_a_database_that_cannot_be_removed_is_named(
             with pytest.raises(
                 command.NoStoreError, match=r"^Database sessions_demo_\w{8} could not be removed: PyMongo"
             ):
-                await command.run(command.console_for(printed), STORY[:1])
+                await command.run(console_on(printed), STORY[:1])
         for name in re.findall(r"sessions_demo_[0-9a-f]{8}\b", printed.getvalue()):
             await client.drop_database(name)
 
@@ -235,7 +242,7 @@ async def test_a_database_that_cannot_be_removed_is_named(
 async def test_in_this_process_it_runs_on_its_own_server(monkeypatch: pytest.MonkeyPatch, printed: io.StringIO) -> None:
     """Without MONGODB_URI a server is started and used."""
     monkeypatch.delenv("MONGODB_URI", raising=False)
-    assert await command.run(command.console_for(printed), STORY[:2]) == 0
+    assert await command.run(console_on(printed), STORY[:2]) == 0
     assert "real mongod of its own" in printed.getvalue()
 
 
@@ -266,7 +273,7 @@ async def test_a_mongod_that_does_not_start(monkeypatch: pytest.MonkeyPatch, pri
 
     monkeypatch.setattr(command, "running_mongod", fail)
     with pytest.raises(command.NoStoreError, match=r"^mongod did not start; .*\.$"):
-        await command.run(command.console_for(printed))
+        await command.run(console_on(printed))
 
 
 @needs_mongod

@@ -26,6 +26,7 @@ from sessions import (
 from sessions.domain.lifecycle import CALLS, CallName
 from sessions.store.clients import connect, disconnect
 from sessions.testing import Backend, CommandCounter, MovedClock, SessionMaker, StoredDocument
+from tests.support.ready_call import ready_call
 
 if TYPE_CHECKING:
     from sessions.store.clients import ClientSession, Database
@@ -80,7 +81,7 @@ async def test_each_write_takes_effect_with_its_transaction(
     repository: SessionRepository, make_session: SessionMaker, database: Any, stored: StoredDocument, call: CallName
 ) -> None:
     """Aborted, not a byte has changed; committed, it is what the call would have written alone."""
-    ready = await make_session.ready(call)
+    ready = await ready_call(make_session, call)
     before = await stored(ready.session_id)
 
     async def carry_out(within: Any) -> Any:

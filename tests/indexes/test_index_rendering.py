@@ -6,8 +6,9 @@ from typing import Final
 import pytest
 
 from indexes.progress import Progress
-from indexes.rendering import Teller, console_for, show_blocked
+from indexes.rendering import WIDTH_WITHOUT_TERMINAL, Teller, show_blocked
 from indexes.steps import Action, Blocked, Step
+from sessions.console import console_for
 
 NAME: Final = "oops[/x] [red]user:key:1"
 
@@ -27,9 +28,9 @@ def test_a_name_is_neither_markup_nor_an_emoji(kind: type[io.StringIO], monkeypa
     monkeypatch.setenv("COLUMNS", "200")
     stream = kind()
     step = Step(collection="c", action=Action.BUILD, index=NAME)
-    with Teller(console_for(stream)) as tell:
+    with Teller(console_for(stream, width_elsewhere=WIDTH_WITHOUT_TERMINAL)) as tell:
         tell(Progress(step=step, elapsed=1.0, phase="scanning", done=1, total=2))
-    console_for(stream).print(NAME)
+    console_for(stream, width_elsewhere=WIDTH_WITHOUT_TERMINAL).print(NAME)
     printed = stream.getvalue()
     assert printed.count(NAME) >= (2 if kind is Terminal else 1)
 
@@ -37,5 +38,5 @@ def test_a_name_is_neither_markup_nor_an_emoji(kind: type[io.StringIO], monkeypa
 def test_a_long_line_is_whole_where_it_is_no_terminal() -> None:
     """Programs read it by lines."""
     stream = io.StringIO()
-    show_blocked(console_for(stream), [Blocked("c", "n", "word " * 100)])
+    show_blocked(console_for(stream, width_elsewhere=WIDTH_WITHOUT_TERMINAL), [Blocked("c", "n", "word " * 100)])
     assert len(stream.getvalue().splitlines()) == 1
