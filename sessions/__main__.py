@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Those of the command line; None for the process's own.
 
     Returns:
-        The exit status; 2 where no command was given.
+        The exit status; 2 if no command was given.
     """
     parser = argparse.ArgumentParser(prog="python -m sessions", description="Active schedule sessions on MongoDB.")
     commands = parser.add_subparsers(dest="command", metavar="command")
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="play one whole story on a real mongod and check each step",
         description="Play one whole story and check each step. It runs on the server that MONGODB_URI names (in a "
         "database that it makes and removes), else on a mongod of its own, else on an in-memory double. "
-        "Exit status: 0, 1 where a step did not end as it says, 2 where there is nothing to run on.",
+        "Exit status: 0, 1 if a step did not end as it says, 2 if there is nothing to run on.",
     )
     chosen = parser.parse_args(arguments)
     if chosen.command is None:

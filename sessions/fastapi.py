@@ -86,9 +86,9 @@ async def sessions_lifespan(
     Args:
         app: The application whose routes use `Repository`, `Router` and `Bridge`.
         opening: ``open_repository(database, ...)``; the client stays open, it is the caller's.
-        bridge: Makes the bridge from the repository; None where no route uses `Bridge`.
+        bridge: Makes the bridge from the repository; None if no route uses `Bridge`.
         router: `CachedRouter`, or what makes one from the repository; None for the repository's own ``route``.
-        upkeep: `Upkeep`, or what makes one from the repository; None where it runs elsewhere.
+        upkeep: `Upkeep`, or what makes one from the repository; None if it runs elsewhere.
 
     Yields:
         The repository.
@@ -126,7 +126,7 @@ def get_repository(connection: HTTPConnection) -> SessionRepository:
 
 
 def get_router(connection: HTTPConnection) -> MessageRouter:
-    """Its `CachedRouter` where it has one, else its repository."""
+    """Its `CachedRouter` if it has one, else its repository."""
     return _serving(connection).router
 
 
@@ -141,7 +141,7 @@ def get_bridge(connection: HTTPConnection) -> SessionBridge:
 Repository = Annotated[SessionRepository, Depends(get_repository)]
 """The repository, as a parameter of a route."""
 Router = Annotated[MessageRouter, Depends(get_router)]
-"""The cached router, or the repository where there is none."""
+"""The cached router, or the repository if there is none."""
 Bridge = Annotated[SessionBridge, Depends(get_bridge)]
 """The bridge."""
 
@@ -293,7 +293,7 @@ def session_events(
     path: str = "/sessions/events",
     heartbeat: timedelta = DEFAULT_HEARTBEAT,
 ) -> APIRouter:
-    """A route that tells a user's browser of his sessions' changes, as server-sent events.
+    """A route that tells a user's browser of the changes of that user's sessions, as server-sent events.
 
     Each event is named ``session``, its data a `SessionEvent`, its id the change's token, so that a browser that
     lost its connection goes on by itself where it was (``Last-Event-ID``). ``?conversation_id=`` narrows it. Whose

@@ -46,7 +46,7 @@ def _free_port() -> int:
 
 
 def _scratch() -> str | None:
-    # In memory where the machine offers it: every write here waits for the journal.
+    # In memory if the machine offers it: every write here waits for the journal.
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a fresh directory of its own is made in it
 
 
@@ -98,7 +98,7 @@ class Member:
         return self._log.read_text()[-2000:]
 
     async def ask(self, command: str, argument: object = 1) -> dict[str, Any] | None:
-        """What this very member answers to an administrative command; None where it does not answer."""
+        """What this very member answers to an administrative command; None if it does not answer."""
         times = "&".join(f"{name}TimeoutMS=500" for name in ("serverSelection", "connect", "socket"))
         client: Any = connect(f"mongodb://{self.address}/?directConnection=true&{times}")
         try:

@@ -1,8 +1,8 @@
 """Cancelling, and what has to be finished first.
 
 PyMongo Async swallows a cancellation that hits it between two of its own steps (measured with 4.20: of 400 calls that
-were cancelled under way 28 to 59 returned as if nothing had happened), or makes an error of it. Whoever waits for the
-end of what he has cancelled once may wait for ever.
+were cancelled under way 28 to 59 returned as if nothing had happened), or makes an error of it. Waiting for
+the end of a task that was cancelled once may take for ever.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ async def answered(call: Awaitable[Answer]) -> Answer:
 
 
 async def to_the_end(work: Coroutine[Any, Any, Answer]) -> Answer:
-    """Carry the work out to its end, even where the caller is cancelled meanwhile; the cancellation leaves after it.
+    """Carry the work out to its end, even if the caller is cancelled meanwhile; the cancellation leaves after it.
 
     Args:
         work: What has to be finished; it ends by its own time limit.
@@ -61,7 +61,7 @@ async def to_the_end(work: Coroutine[Any, Any, Answer]) -> Answer:
 async def to_the_end_or_undone(
     work: Callable[[], Coroutine[Any, Any, Answer]], *, undo: Callable[[Answer], Awaitable[object]]
 ) -> Answer:
-    """As `to_the_end`, for work whose answer must not be left behind where the caller will never see it.
+    """As `to_the_end`, for work whose answer must not be left behind if the caller will never see it.
 
     Args:
         work: What has to be finished; done a second time it changes nothing and gives the same answer.
@@ -96,7 +96,7 @@ async def to_the_end_or_undone(
 async def or_undone_later(
     work: Coroutine[Any, Any, Answer], *, undo: Callable[[Answer], Awaitable[object]], within: float
 ) -> Answer:
-    """As `to_the_end_or_undone`, where a cancelled caller must not wait long and the undoing may come later.
+    """As `to_the_end_or_undone`, for a cancelled caller that must not wait long: the undoing may come later.
 
     Args:
         work: What has to be finished; it ends by its own time limit.
@@ -133,7 +133,7 @@ async def _ended(task: "asyncio.Task[Any]") -> asyncio.CancelledError | None:
 
 
 async def _undone(task: "asyncio.Task[Answer]", undo: Callable[[Answer], Awaitable[object]]) -> None:
-    """Undo what a task has done, as soon as it has ended; nothing where it did not come to its end."""
+    """Undo what a task has done, as soon as it has ended; nothing if it did not come to its end."""
     await asyncio.wait({task})
     if task.cancelled() or task.exception() is not None:
         return

@@ -17,7 +17,7 @@ class Turn:
 
     Attributes:
         session: The session as its claim left it; with a ``current_preview_id`` the user wants that one changed,
-            else ``state`` says what he was asked.
+            else ``state`` says what the user was asked.
         text: What the user wrote.
         message_id: The message's own id.
         attempt: Which rerun this is since the last recorded outcome, from 1.

@@ -90,7 +90,7 @@ async def run(
     renewal: asyncio.Task[SessionError],
     within: timedelta,
 ) -> Ending[Result]:
-    """Do a claim's work; stop it where its time is up, where the renewal ends, or where the caller is cancelled.
+    """Do a claim's work; stop it when its time is up, when the renewal ends, or when the caller is cancelled.
 
     Args:
         work: Called once, in a task of its own, so that its own cancellations are told from the caller's.
@@ -151,7 +151,7 @@ async def renewed(claim: Claim, renew: Renew, *, since: float) -> AsyncIterator[
 
     Yields:
         The task of the renewal. It ends with the reason why the work may not go on: `LeaseLost` or
-        `SessionNotFound` where somebody else has the session, `StoreUnavailable` where the lease is about to lapse.
+        `SessionNotFound` if somebody else has the session, `StoreUnavailable` if the lease is about to lapse.
     """
     renewal = asyncio.create_task(_keep(claim, renew, since), name=f"sessions: renewal of {claim.session.session_id}")
     try:
@@ -185,7 +185,7 @@ async def _keep(claim: Claim, renew: Renew, since: float) -> SessionError:
 
 
 async def _renew_once(claim: Claim, renew: Renew, *, until: float, part: float) -> SessionError | None:
-    """None where the lease was put off; else what stood in the way."""
+    """None if the lease was extended; else what stood in the way."""
     loop = asyncio.get_running_loop()
     # A task of its own: a call that is cancelled first finishes what it has sent, and the work has to stop before.
     call = asyncio.create_task(renew())

@@ -15,7 +15,7 @@ class Outcome:
 
     Attributes:
         session: The session as the call left or found it.
-        payload: What the graph's answer carried; None where no graph ran.
+        payload: What the graph's answer carried; None if no graph ran.
     """
 
     session: ActiveScheduleSessionSnapshot
@@ -30,8 +30,8 @@ class FreeChat:
     """Ordinary chat answers the message.
 
     Attributes:
-        session: The session whose question stands, where the graph said that the message is no answer to it; None
-            where nobody governs the conversation.
+        session: The session whose question stands, if the graph said that the message is no answer to it; None
+            if nobody governs the conversation.
         payload: What the graph's answer carried.
     """
 
@@ -73,7 +73,7 @@ class AlreadyHandled(Outcome):
 
 
 class RerunFailed(Outcome):
-    """The graph cannot go on, the session says why; where only the attempts at a change are spent, its preview stands.
+    """The graph cannot go on, the session says why. If only the attempts at a change are spent, its preview stands.
 
     The session has ended as ``failed`` in the first case, and is ``ready_preview`` in the second.
     """
@@ -97,7 +97,7 @@ class Superseded(Outcome):
 
 
 class Applied(Outcome):
-    """The confirmed preview is written; also where it had been before."""
+    """The confirmed preview is written; even if it had been before."""
 
     __slots__ = ()
 
@@ -109,7 +109,7 @@ class ApplyFailed(Outcome):
 
 
 class Dismissed(Outcome):
-    """The session has ended as ``ignored``; also where it had before."""
+    """The session has ended as ``ignored``; even if it had before."""
 
     __slots__ = ()
 

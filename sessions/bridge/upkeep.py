@@ -32,7 +32,7 @@ class Upkeep:
     """Sweeps in the background for as long as its block runs; any number of processes may do it at once.
 
     Routing is right without it: it ends and puts back in bulk what would else wait for the next call that meets it,
-    and it finishes what a user confirmed where the process that wrote it back has died.
+    and it finishes what a user confirmed if the process that wrote it back has died.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Upkeep:
 
     async def _sweep(self) -> None:
         for sweep in (self._repository.recover_stalled, self._repository.expire_due):
-            # Until one batch changes nothing: where several sweep, a batch that was changed in part is not the last.
+            # Until one batch changes nothing: if several sweep, a batch that was changed in part is not the last.
             while await sweep():
                 pass
 

@@ -1,4 +1,4 @@
-"""One confirmed preview: written back once, whoever dies or is stopped meanwhile."""
+"""One confirmed preview: written back once, whichever worker dies or is stopped meanwhile."""
 
 import asyncio
 import logging

@@ -39,7 +39,7 @@ class Entry(NamedTuple):
     sent: float
     """When the lookup left, by the monotonic clock."""
     lasting: Route | None
-    """The route, where no moment changes it."""
+    """The route, if no moment changes it."""
 
 
 def to_entry(session: ActiveScheduleSessionSnapshot | None, *, sent: float, at: datetime) -> Entry:

@@ -41,11 +41,11 @@ class Event:
     wall_time: datetime | None
     """The primary's clock when it was written."""
     session_id: str | None
-    """None where the collection as a whole is concerned: it was dropped or renamed."""
+    """None if the collection as a whole is concerned: it was dropped or renamed."""
     revision: int | None
     """What the change made of the session's revision."""
     document: Mapping[str, Any] | None
-    """The session when the event was looked up, which may be later than the change; None where it is gone."""
+    """The session when the event was looked up, which may be later than the change; None if it is gone."""
 
     @property
     def is_latest(self) -> bool:
@@ -93,7 +93,7 @@ class Stream(Protocol):
         """Where another one goes on."""
 
     def try_next(self) -> Coroutine[Any, Any, dict[str, Any] | None]:
-        """The next change; None where none came in time."""
+        """The next change; None if none came in time."""
 
     def close(self) -> Awaitable[None]:
         """Free what the server holds for it, as far as it answers soon."""
@@ -106,7 +106,7 @@ class Source(Protocol):
         """Open one, from a token or from now on."""
 
     def primary(self) -> object:
-        """The primary that is known now; None where there is none."""
+        """The primary that is known now; None if there is none."""
 
 
 class Follower:
@@ -194,7 +194,7 @@ class Feed:
             self._end()
 
     async def leave(self, follower: Follower) -> None:
-        """As `discard`; where the feed ends by it, return when it has."""
+        """As `discard`; if the feed ends by it, return when it has."""
         self.discard(follower)
         if self.has_ended:
             await self._ended()
@@ -310,7 +310,7 @@ class Feed:
             await until_set(self._room, within=LONGEST_WAIT)
 
     async def _answered(self, reading: "asyncio.Task[dict[str, Any] | None]", primary: object) -> None:
-        """Wait for a read; give it up where the primary changes meanwhile, or where the answer is overdue."""
+        """Wait for a read; give it up if the primary changes meanwhile, or if the answer is overdue."""
         overdue = monotonic() + self._wait + self._patience
         while True:
             await asyncio.wait({reading}, timeout=_PRIMARY_LOOK)

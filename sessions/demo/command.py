@@ -1,4 +1,4 @@
-"""The demo of the command line: one story on a real server where there is one, printed and checked step by step."""
+"""The demo of the command line: one story, on a real server if there is one, printed and checked step by step."""
 
 import asyncio
 import contextlib
@@ -169,7 +169,7 @@ async def run(console: Console, steps: Sequence[Step] = STORY) -> int:
         steps: The story.
 
     Returns:
-        The exit status: 0, or 1 where a step did not end as it says.
+        The exit status: 0, or 1 if a step did not end as it says.
 
     Raises:
         NoStoreError: There is no database to run on, or the demo's own could not be removed.
@@ -215,8 +215,8 @@ def main() -> int:
     """Run the demo on standard output.
 
     Returns:
-        The exit status: 0, 1 where a step did not end as it says, 2 where there is nothing to run on,
-        130 where it was stopped.
+        The exit status: 0, 1 if a step did not end as it says, 2 if there is nothing to run on,
+        130 if it was stopped.
     """
     try:
         return asyncio.run(_run_until_stopped(console_for(sys.stdout, width_elsewhere=WIDTH, widest=WIDTH)))

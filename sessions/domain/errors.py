@@ -51,7 +51,7 @@ class SessionError(Exception):
     """The base of all errors of this library.
 
     Attributes:
-        session_id: The session that the call named, where it named one.
+        session_id: The session that the call named, if it named one.
         user_id: The user that the call named.
         status: What the session's status counts as now; ``expired`` for one that is past its ``expires_at``.
         revision: The revision of ``session``.
@@ -143,7 +143,7 @@ class ConflictReason(StrEnum):
 
 _CONFLICT_TEXTS: Final[Mapping[ConflictReason, str]] = {
     ConflictReason.IN_PROGRESS: "another worker holds a live lease: wait for its outcome or for the lease to lapse",
-    ConflictReason.APPLYING: "the user said yes and the preview is being applied: wait for its outcome",
+    ConflictReason.APPLYING: "the user has confirmed the preview and it is being applied: wait for its outcome",
     ConflictReason.ALREADY_ANSWERED: "the outcome of this reply was recorded: drop the message, it was handled",
     ConflictReason.ALREADY_BOUND: "it is bound to another conversation and stays so: make a session of its own",
     ConflictReason.REVISION_CHANGED: "it was written since that revision: read it again and decide anew",
@@ -171,7 +171,7 @@ class ConversationBusy(SessionError):
     """Another session governs the conversation.
 
     Attributes:
-        governing_session_id: That session; None where it had gone again by the time it was looked up.
+        governing_session_id: That session; None if it had gone again by the time it was looked up.
     """
 
     http_status: ClassVar[int] = 409
@@ -186,7 +186,7 @@ class StalePreview(SessionError):
     """The call names a preview that the session does not offer now.
 
     Attributes:
-        current_preview_id: The preview on offer; None where there is none.
+        current_preview_id: The preview on offer; None if there is none.
     """
 
     http_status: ClassVar[int] = 409
@@ -201,14 +201,14 @@ class StaleReply(SessionError):
     """The reply names a question that the session does not ask now.
 
     Attributes:
-        current_question_number: The question that stands; None where none does.
+        current_question_number: The question that stands; None if none does.
     """
 
     http_status: ClassVar[int] = 409
 
     def __init__(self, about: SessionRef, *, current_question_number: int | None) -> None:
         now = "no question" if current_question_number is None else f"question {current_question_number}"
-        super().__init__(about, f"{now} stands now: show the user what stands and let him answer that")
+        super().__init__(about, f"{now} stands now: show the user what stands, and let them answer that")
         self.current_question_number = current_question_number
 
 
@@ -251,7 +251,7 @@ class StoreUnavailable(SessionError):
     """The database did not answer, or refused to serve, within the repository's ``timeout``.
 
     Attributes:
-        outcome: ``not_written``, or ``unknown`` where the write may have happened.
+        outcome: ``not_written``, or ``unknown`` if the write may have happened.
     """
 
     http_status: ClassVar[int] = 503

@@ -19,7 +19,7 @@ def has_lapsed_lease(session: ActiveScheduleSessionSnapshot, kind: LeaseKind, at
 def has_expired(session: ActiveScheduleSessionSnapshot, at: datetime) -> bool:
     """Whether a session that nobody ended is past its ``expires_at`` with nobody at work on it.
 
-    A yes that was said is carried out: under an ``apply`` lease, live or lapsed, nothing expires.
+    A confirmation is carried out: under an ``apply`` lease, live or lapsed, nothing expires.
     """
     if session.status.is_final or session.state.expires_at is None or session.state.expires_at > at:
         return False

@@ -37,7 +37,7 @@ class Unset(Enum):
 
 
 UNSET: Final = Unset.UNSET
-"""An argument left out: the field stays as it is, where ``None`` clears it."""
+"""An argument left out: the field stays as it is, while ``None`` clears it."""
 
 
 def _checked(argument: str, check: Callable[[object], Checked], value: object) -> Checked:

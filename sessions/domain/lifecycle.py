@@ -137,7 +137,7 @@ class CallRule:
     starts_from: frozenset[SessionStatus]
     enters: SessionStatus | None = None
     takes_over: LeaseKind | None = None
-    """Also starts from where such a lease is held, once it has lapsed."""
+    """Also starts from the status under such a lease, once the lease has lapsed."""
     is_claim: bool = False
     held: frozenset[LeaseKind] = frozenset()
     """A holder's call: the leases that it may hold; it starts from the status of the one that its claim holds."""

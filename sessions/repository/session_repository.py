@@ -137,7 +137,7 @@ def open_repository(
         StoreUnavailable: No primary answered within ``timeout``.
 
     Round trips:
-        One ``listIndexes`` and five ``hello``; none of the latter where a clock is given.
+        One ``listIndexes`` and five ``hello``; none of the latter if a clock is given.
     """
     create = inputs.flag("create_indexes", create_indexes)
     verify = inputs.flag("verify_indexes", verify_indexes)

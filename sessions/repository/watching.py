@@ -31,7 +31,7 @@ class Watching(Engine):
         It begins when it is entered (``async with``) or first awaited, and survives a lost connection and an election.
         Each change comes with the session as it left it; the revisions of one session strictly increase, across a
         restart from a token too. The latest state is never missed; states in between may be merged, and purging is
-        not reported. All who give no token share one stream; one who does has a stream of his own.
+        not reported. All who give no token share one stream; each who gives one has a stream of its own.
 
         Args:
             user_id: Only this user's sessions, 1 to 2**63 - 1.

@@ -37,7 +37,7 @@ class ChangeStream:
         return None if token is None else str(token["_data"])
 
     async def try_next(self) -> dict[str, Any] | None:
-        """The next change, or None where none came in time.
+        """The next change, or None if none came in time.
 
         Raises:
             StoreUnavailable: The stream is lost; another one can go on from the token.

@@ -110,7 +110,7 @@ class ServerClock:
         return to_millisecond(self.reading())
 
     def look(self) -> None:
-        """Measure anew in the background where the primary has changed."""
+        """Measure anew in the background if the primary has changed."""
         primary = self._collection.primary()
         if primary is not None and primary != self._primary:
             self._stale.set()

@@ -36,7 +36,7 @@ _SERVER_FILLS_IN: Final[Mapping[str, object]] = {
     "min": -180,
     "max": 180,
 }
-"""Options of text and 2d indexes that the server lists even where they were left out, with its defaults."""
+"""Options of text and 2d indexes that the server lists even if they were left out, with its defaults."""
 _COMPARED_WHERE_DECLARED: Final = ("wildcardProjection", "storageEngine", "textIndexVersion", "2dsphereIndexVersion")
 
 
@@ -78,7 +78,7 @@ def _number(value: object) -> object:
 
 
 def _text_of(value: object) -> str:
-    """A value as text that is equal where the server takes the values for equal, and tells types apart."""
+    """A value as text that is equal if the server takes the values for equal, and tells types apart."""
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{name}:{_text_of(part)}" for name, part in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -161,7 +161,7 @@ def _weights(definition: Mapping[str, Any]) -> Mapping[str, object]:
 
 
 def ttl_of(definition: Mapping[str, Any]) -> int | None:
-    """After how many seconds the server deletes documents by this index; None where it never does."""
+    """After how many seconds the server deletes documents by this index; None if it never does."""
     seconds = definition.get("expireAfterSeconds")
     return None if seconds is None else int(seconds)
 
@@ -208,7 +208,7 @@ def _key_difference(declared: Mapping[str, Any], present: Mapping[str, Any]) -> 
 
 
 def in_words(keys: Iterable[tuple[str, object]]) -> str:
-    """Fields for people: each with its direction where that is not the plain one."""
+    """Fields for people: each with its direction unless that is the plain one."""
     return ", ".join(name if way == 1 else f"{name} {way}" for name, way in keys)
 
 
@@ -243,11 +243,11 @@ def compare(declared: Mapping[str, Any], present: Mapping[str, Any] | None) -> t
 
     Args:
         declared: The definition as `pymongo.IndexModel.document` gives it, its collation expanded.
-        present: The definition as ``listIndexes`` gives it; None where no index has that name.
+        present: The definition as ``listIndexes`` gives it; None if no index has that name.
             ``{"buildUUID": …}`` beside it says that it is still being built.
 
     Returns:
-        One difference for each aspect; empty where there is none.
+        One difference for each aspect; empty if there is none.
     """
     name = declared["name"]
     if present is None:

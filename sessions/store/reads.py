@@ -115,5 +115,5 @@ def ended(before: datetime, *, limit: int) -> Lookup:
 
 
 def count_by_status() -> list[Stage]:
-    """How many sessions stand where; every status is named, so that an index tells it without the documents."""
+    """How many sessions are in each status; every status is named, so that an index tells it without the documents."""
     return [{"$match": {"status": {"$in": values_of(ALL)}}}, {"$group": {"_id": "$status", "count": {"$sum": 1}}}]

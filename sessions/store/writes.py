@@ -34,7 +34,7 @@ class Write:
     filter: Filter
     update: UpdateOperators
     unless_done: Filter = field(default_factory=dict)
-    """Joins the filter where an earlier try may have been carried out, for what the filter alone would do twice."""
+    """Joins the filter if an earlier try may have been carried out, for what the filter alone would do twice."""
 
 
 def values_of(statuses: frozenset[SessionStatus] | tuple[SessionStatus, ...]) -> list[str]:
@@ -233,7 +233,7 @@ def claim_apply(call: Call, at: datetime) -> Write:
         **_first_time(call),
         "status": _status_in(CALLS[call.name].starts_from),
         "current_preview_id": call.preview_id,
-        # A yes that was said does not expire: only the first claim of it asks for the end.
+        # A confirmation does not expire: only the first claim asks for the end.
         "$or": [
             {"lease": {"$exists": False}, **_unexpired(at)},
             {**_lapsed(LeaseKind.APPLY, at), "lease.attempt": {"$lt": call.max_attempts}},

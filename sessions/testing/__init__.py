@@ -128,7 +128,7 @@ def _backend_of(item: pytest.Item) -> object:
 
 
 def _refuse_another_loop(request: pytest.FixtureRequest) -> None:
-    """Say what is missing where the test would run on another event loop than the clients of the run."""
+    """Say what is missing if the test would run on another event loop than the clients of the run."""
     marker = request.node.get_closest_marker("asyncio")
     scope = marker.kwargs.get("loop_scope") if marker is not None else None
     if (scope or request.config.getini("asyncio_default_test_loop_scope")) != "session" and iscoroutinefunction(
