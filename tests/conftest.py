@@ -15,7 +15,7 @@ from sessions.store.clients import connect, disconnect
 if TYPE_CHECKING:
     from sessions.store.clients import Database
 
-pytest_plugins = ["sessions.testing", "tests.support.chat_fixtures", "pytester"]
+pytest_plugins = ["sessions.testing", "pytester"]
 
 
 def pytest_xdist_auto_num_workers() -> int:

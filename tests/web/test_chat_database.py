@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from playwright.async_api import Browser, expect
 
 from sessions.mongod import Member, find_mongod, running_replica_set
-from tests.support.browser import Browser
+from tests.support.browser import new_window
 from tests.support.chat_process import USER, ChatProcess, Visitor
 
 SOON = 20.0
@@ -58,17 +59,20 @@ async def test_pages_and_calls_while_the_database_is_frozen(frozen: tuple[Member
 async def test_the_page_while_the_database_is_frozen(browser: Browser, frozen: tuple[Member, ChatProcess, str]) -> None:
     """A page that is open says that it shows what was; one that is opened says that it cannot; both come back."""
     database, server, conversation = frozen
-    address = f"{server.origin}/assistant/{conversation}"
-    window, later = [await browser.window(user=USER, origin=server.origin) for _ in range(2)]
-    await window.open(address)
-    await window.until("document.getElementById('connection').textContent === 'Live'")
+    address = f"/assistant/{conversation}"
+    window, later = [await new_window(browser, server) for _ in range(2)]
+    question = "Which day suits you instead?"
+    await window.goto(address)
+    await expect(window.locator("#connection")).to_have_text("Live")
     database.freeze()
-    await later.open(address)
-    await later.until_says("The server cannot read it at the moment.", within=SOON)
-    assert await later.focused() == "retry"
-    await window.until_says("Cannot be read at the moment. Trying again…", within=SOON + 5)  # it looks every 5 s
-    assert "Which day suits you instead?" in await window.text()
+    await later.goto(address, timeout=SOON * 1000)
+    unread = later.get_by_text("The server cannot read it at the moment.")
+    await expect(unread).to_be_visible(timeout=SOON * 1000)
+    await expect(later.get_by_role("button", name="Try again")).to_be_focused()
+    unread = window.get_by_text("Cannot be read at the moment. Trying again…")
+    await expect(unread).to_be_visible(timeout=(SOON + 5) * 1000)  # it looks every 5 s
+    await expect(window.get_by_role("log")).to_contain_text(question)
     database.thaw()
-    await window.until("document.getElementById('connection').textContent === 'Live'")
-    await later.press("Enter")
-    await later.until_says("Which day suits you instead?")
+    await expect(window.locator("#connection")).to_have_text("Live")
+    await later.keyboard.press("Enter")
+    await expect(later.get_by_role("log")).to_contain_text(question)

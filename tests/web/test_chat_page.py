@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from playwright.async_api import Browser, Locator, Page, expect
 
-from tests.support.browser import Browser, Window
+from tests.support.browser import new_window
 from tests.support.chat_process import USER, ChatProcess, Visitor
 
 if TYPE_CHECKING:
@@ -47,19 +48,35 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def opened(browser: Browser, server: ChatProcess, conversation: str, *, user: int | None = USER) -> Window:
+async def opened(
+    browser: Browser, server: ChatProcess, conversation: str, *, user: int | None = USER, width: int = 900
+) -> Page:
     """A window on a conversation."""
-    window = await browser.window(user=user, origin=server.origin)
-    await window.open(f"{server.origin}/assistant/{conversation}")
+    window = await new_window(browser, server, user=user, width=width)
+    await window.goto(f"/assistant/{conversation}")
     return window
 
 
-async def check(window: Window) -> None:
+async def say(window: Page, text: str) -> None:
+    """Write a chat message and send it, by the keyboard."""
+    message = window.locator("#text")
+    await message.fill(text)
+    await message.press("Enter")
+
+
+async def tab_through(window: Page, *stops: Locator) -> None:
+    """Press Tab for each of these: they get the focus in this order, and nothing between them does."""
+    for stop in stops:
+        await window.keyboard.press("Tab")
+        await expect(stop).to_be_focused()
+
+
+async def check(window: Page) -> None:
     """What must hold of the page whatever it shows: contrast, and a name for whatever can be used."""
-    contrasts = await window.run(_CONTRAST)
+    contrasts = await window.evaluate(_CONTRAST)
     assert contrasts
     assert [each for each in contrasts if each[1] < 4.5] == []
-    assert await window.run(_NAMELESS) == []
+    assert await window.evaluate(_NAMELESS) == []
 
 
 async def test_from_question_to_applied_in_two_windows(
@@ -67,51 +84,54 @@ async def test_from_question_to_applied_in_two_windows(
 ) -> None:
     """Question, answers, proposal, change, yes and free chat: what one window does the other shows by itself."""
     conversation = await visitor.trigger()
-    left = await opened(browser, servers[0], conversation)
-    right = await opened(browser, servers[1], conversation)
+    left, right = [await new_window(browser, server) for server in servers]
+    console: list[str] = []
     for window in (left, right):
-        await window.until_says("Which day suits you instead?")
-        await window.until("document.getElementById('connection').textContent === 'Live'")
+        window.on("console", lambda message: console.append(message.text))
+        window.on("pageerror", lambda error: console.append(str(error)))
+        await window.goto(f"/assistant/{conversation}")
+        await expect(window.get_by_role("log")).to_contain_text("Which day suits you instead?")
+        await expect(window.locator("#connection")).to_have_text("Live")
     await check(left)
-    await left.picture(pictures / "1-question.png")
+    await left.screenshot(path=pictures / "1-question.png")
 
-    await left.say("Sunday")
-    await right.until_says("Which day from Monday to Friday?")
-    await right.say("Tuesday")
-    await left.until_says("Tuesday it is. At what time?")
-    await left.say("will it rain?")  # no answer: ordinary chat, and the question stands
-    await left.until_says("It is sunny. But first:")
-    await left.say("10:00")
+    await say(left, "Sunday")
+    await expect(right.get_by_role("log")).to_contain_text("Which day from Monday to Friday?")
+    await say(right, "Tuesday")
+    await expect(left.get_by_role("log")).to_contain_text("Tuesday it is. At what time?")
+    await say(left, "will it rain?")  # no answer: ordinary chat, and the question stands
+    await expect(left.get_by_role("log")).to_contain_text("It is sunny. But first:")
+    await say(left, "10:00")
     for window in (left, right):
-        await window.until("!document.getElementById('preview').hidden")
-        await window.until_says("I can move it to Tuesday at 10:00.")
-        await window.until_says("A proposal is ready.")
+        await expect(window.get_by_role("region", name="Proposed change")).to_be_visible()
+        await expect(window.get_by_role("log")).to_contain_text("I can move it to Tuesday at 10:00.")
+        await expect(window.get_by_text("A proposal is ready.")).to_be_visible()
         await check(window)
-    await left.picture(pictures / "2-preview-left.png")
+    await left.screenshot(path=pictures / "2-preview-left.png")
 
-    await right.run("document.getElementById('change').click()")
-    assert await right.focused() == "change-text"
+    await right.get_by_role("button", name="Change the time…").click()
+    await expect(right.get_by_label("New time")).to_be_focused()
     await check(right)
-    await right.picture(pictures / "3-change-right.png")
-    await right.type("11:30")
-    await right.press("Enter")
+    await right.screenshot(path=pictures / "3-change-right.png")
+    await right.keyboard.type("11:30")
+    await right.keyboard.press("Enter")
     for window in (left, right):
-        await window.until("document.getElementById('preview-time').textContent === '11:30'")
+        await expect(window.locator("#preview-time")).to_have_text("11:30")
 
-    await left.run("document.getElementById('confirm').focus()")
-    await left.press("Enter")
+    await left.get_by_role("button", name="Confirm").press("Enter")
     for window in (left, right):
-        await window.until_says("Done: it is in your schedule.")
-        assert await window.run("document.getElementById('preview').hidden")
-    assert await left.focused() == "state"  # the button that had the focus is gone
-    await right.say("and how are you today")
+        await expect(window.get_by_text("Done: it is in your schedule.")).to_be_visible()
+        await expect(window.get_by_role("region", name="Proposed change")).to_be_hidden()
+    await expect(left.locator("#state")).to_be_focused()  # the button that had the focus is gone
+    await say(right, "and how are you today")
     for window in (left, right):
-        await window.until_says("nothing of your schedule waits for you", within=8)
+        free_chat = "nothing of your schedule waits for you"
+        await expect(window.get_by_role("log")).to_contain_text(free_chat, timeout=8_000)
         await check(window)
-    await right.picture(pictures / "4-applied-right.png")
+    await right.screenshot(path=pictures / "4-applied-right.png")
     told = await visitor.history(conversation)
     assert (told["status"], told["action"]) == ("applied", "free_chat")
-    assert left.console + right.console == []
+    assert console == []
 
 
 async def test_by_keyboard_alone(
@@ -120,27 +140,35 @@ async def test_by_keyboard_alone(
     """Every step can be done by Tab, Enter, Space and Escape, in the order of the page, with a visible focus."""
     conversation = await visitor.trigger()
     window = await opened(browser, servers[0], conversation)
-    await window.until_says("Which day suits you instead?")
-    assert await window.tab_to("text") == ["All conversations", "log", "not-now", "text"]
-    for answer, shown in (("Monday", "At what time?"), ("9:00", "A proposal is ready.")):
-        await window.type(answer)
-        await window.press("Enter")
-        await window.until_says(shown)
-        assert await window.focused() == "text"
-    passed = await window.tab_to("All conversations")
-    assert passed[-1] == "All conversations"
-    assert await window.tab_to("change") == ["log", "confirm", "change"]
-    outline = "getComputedStyle(document.activeElement).outlineWidth"
-    assert await window.run(outline) == "3px"
-    await window.picture(pictures / "5-focus.png")
-    await window.press(" ")
-    assert await window.focused() == "change-text"
-    await window.press("Escape")
-    assert await window.focused() == "change"
-    assert await window.tab_to("dismiss") == ["dismiss"]
-    await window.press("Enter")
-    await window.until_says("Dismissed: nothing was changed.")
-    assert await window.focused() == "state"
+    back, log = window.get_by_role("link", name="All conversations"), window.get_by_role("log")
+    not_now, confirm, change, dismiss, send = (
+        window.get_by_role("button", name=name)
+        for name in ("Not now", "Confirm", "Change the time…", "Dismiss", "Send")
+    )
+    text = window.locator("#text")
+    await expect(log).to_contain_text("Which day suits you instead?")
+    await tab_through(window, back, log, not_now, text)
+    await window.keyboard.type("Monday")
+    await window.keyboard.press("Enter")
+    await expect(log).to_contain_text("At what time?")
+    await expect(text).to_be_focused()
+    await window.keyboard.type("9:00")
+    await window.keyboard.press("Enter")
+    await expect(window.get_by_text("A proposal is ready.")).to_be_visible()
+    await expect(text).to_be_focused()
+    await tab_through(window, send)
+    await window.keyboard.press("Tab")  # from the page's last stop to the browser's own, and then begin again
+    await tab_through(window, back, log, confirm, change)
+    await expect(change).to_have_css("outline-width", "3px")
+    await window.screenshot(path=pictures / "5-focus.png")
+    await window.keyboard.press("Space")
+    await expect(window.get_by_label("New time")).to_be_focused()
+    await window.keyboard.press("Escape")
+    await expect(change).to_be_focused()
+    await tab_through(window, dismiss)
+    await window.keyboard.press("Enter")
+    await expect(window.get_by_text("Dismissed: nothing was changed.")).to_be_visible()
+    await expect(window.locator("#state")).to_be_focused()
     assert (await visitor.history(conversation))["status"] == "ignored"
 
 
@@ -150,15 +178,15 @@ async def test_the_failed_state(
     """A graph that cannot go on: the page says so, why, and what to do; chat is free again."""
     conversation = await visitor.trigger()
     window = await opened(browser, servers[1], conversation)
-    await window.until_says("Which day suits you instead?")
-    await window.say("break")
-    await window.until_says("The assistant could not go on")
-    await window.until_says("The calendar did not let us in.")
-    assert await window.run("document.getElementById('failed').getAttribute('role')") == "alert"
+    await expect(window.get_by_role("log")).to_contain_text("Which day suits you instead?")
+    await say(window, "break")
+    alert = window.get_by_role("alert")
+    await expect(alert).to_contain_text("The assistant could not go on")
+    await expect(alert).to_contain_text("The calendar did not let us in.")
     await check(window)
-    await window.picture(pictures / "6-failed.png")
-    await window.say("hello")
-    await window.until_says("nothing of your schedule waits for you")
+    await window.screenshot(path=pictures / "6-failed.png")
+    await say(window, "hello")
+    await expect(window.get_by_role("log")).to_contain_text("nothing of your schedule waits for you")
 
 
 async def test_what_is_not_there(
@@ -173,13 +201,12 @@ async def test_what_is_not_there(
     assert answers[0].content == answers[1].content
     for each in (conversation, "no-such"):
         window = await opened(browser, servers[1], each, user=8)
-        await window.until_says("This conversation does not exist")
-        assert await window.focused() == "missing-title"
-        assert "Which day" not in await window.text()
+        await expect(window.get_by_role("heading", name="This conversation does not exist")).to_be_focused()
+        await expect(window.get_by_text("Which day")).to_have_count(0)
         await check(window)
-    await window.picture(pictures / "7-missing.png")
+    await window.screenshot(path=pictures / "7-missing.png")
     nobody = await opened(browser, servers[1], conversation, user=None)
-    await nobody.until_says("Choose a user first")
+    await expect(nobody.get_by_text("Choose a user first")).to_be_visible()
 
 
 @pytest.mark.parametrize(
@@ -189,11 +216,12 @@ async def test_an_address_that_leads_nowhere(
     browser: Browser, servers: tuple[ChatProcess, ChatProcess], path: str
 ) -> None:
     """Whatever was mistyped: a 404, and a page that says so and leads on."""
-    window = await browser.window(user=USER, origin=servers[0].origin)
-    await window.open(f"{servers[0].origin}/{path}")
-    await window.until_says("does not exist")
-    await window.until_says("Go to your conversations")
-    assert await window.run("performance.getEntriesByType('navigation')[0].responseStatus") == 404
+    window = await new_window(browser, servers[0])
+    answer = await window.goto(f"/{path}")
+    await expect(window.get_by_role("heading", name="does not exist")).to_be_visible()
+    await expect(window.get_by_role("link", name="Go to your conversations")).to_be_visible()
+    assert answer is not None
+    assert answer.status == 404
     await check(window)
 
 
@@ -204,30 +232,32 @@ async def test_a_conversation_with_a_slash_in_its_id(
     await chat_database["conversations"].insert_one({"_id": "a/b c", "user_id": USER, "title": "Slashed", "at": 1})
     for path in ("a%2Fb%20c", "a/b c"):
         window = await opened(browser, servers[0], path)
-        await window.until_says("Slashed")
-        await window.until("document.getElementById('connection').textContent === 'Live'")
-        await window.say(f"hello from {path}")
-        await window.until_says("It is sunny")
+        await expect(window.get_by_role("heading", name="Slashed")).to_be_visible()
+        await expect(window.locator("#connection")).to_have_text("Live")
+        await say(window, f"hello from {path}")
+        await expect(window.get_by_role("log")).to_contain_text("It is sunny")
 
 
 async def test_reload_and_back(browser: Browser, servers: tuple[ChatProcess, ChatProcess], visitor: Visitor) -> None:
     """A reload, and a way there and back, show what stood before and stay live."""
     conversation = await visitor.trigger()
     window = await opened(browser, servers[0], conversation)
-    await window.until_says("Which day suits you instead?")
-    await window.say("Wednesday")
-    await window.until_says("Wednesday it is. At what time?")
-    await window.call("Page.reload")
-    await window.until_says("You\nWednesday")
-    await window.until_says("The assistant waits for your answer.")
-    await window.run("document.querySelector('header a').click()")
-    await window.until_says("waits for your answer")
-    await window.until("location.pathname === '/'")
-    await window.run("history.back()")
-    await window.until_says("You\nWednesday")
-    await window.until("document.getElementById('connection').textContent === 'Live'")
+    said = window.get_by_role("log").locator(".user")
+    await expect(window.get_by_role("log")).to_contain_text("Which day suits you instead?")
+    await say(window, "Wednesday")
+    await expect(window.get_by_role("log")).to_contain_text("Wednesday it is. At what time?")
+    await window.reload()
+    await expect(said).to_have_text("You\nWednesday", use_inner_text=True)
+    await expect(window.get_by_text("The assistant waits for your answer.")).to_be_visible()
+    await window.get_by_role("link", name="All conversations").click()
+    listed = window.get_by_role("listitem").filter(has=window.locator(f"[href='/assistant/{conversation}']"))
+    await expect(listed).to_contain_text("waits for your answer")
+    await expect(window).to_have_url("/")
+    await window.go_back()
+    await expect(said).to_have_text("You\nWednesday", use_inner_text=True)
+    await expect(window.locator("#connection")).to_have_text("Live")
     await visitor.say(conversation, "14:00")
-    await window.until_says("A proposal is ready.")
+    await expect(window.get_by_text("A proposal is ready.")).to_be_visible()
 
 
 async def test_a_history_that_does_not_load(
@@ -235,18 +265,19 @@ async def test_a_history_that_does_not_load(
 ) -> None:
     """The page says that it could not load, and a retry that has the focus loads it."""
     conversation = await visitor.trigger()
-    window = await browser.window(user=USER, origin=servers[0].origin)
-    await window.call("Network.setBlockedURLs", urls=["*/api/conversations/*"])
-    await window.open(f"{servers[0].origin}/assistant/{conversation}")
-    await window.until_says("The conversation could not be loaded")
-    assert await window.focused() == "retry"
+    window = await new_window(browser, servers[0])
+    await window.route("**/api/conversations/*", lambda route: route.abort())
+    await window.goto(f"/assistant/{conversation}")
+    await expect(window.get_by_role("heading", name="The conversation could not be loaded")).to_be_visible()
+    await expect(window.get_by_role("button", name="Try again")).to_be_focused()
     await check(window)
-    await window.picture(pictures / "8-not-loaded.png")
-    await window.press("Enter")
-    await window.until_says("Nothing is lost.")
-    await window.call("Network.setBlockedURLs", urls=[])
-    await window.press("Enter")
-    await window.until_says("Which day suits you instead?")
+    await window.screenshot(path=pictures / "8-not-loaded.png")
+    async with window.expect_event("requestfailed"):
+        await window.keyboard.press("Enter")
+    await expect(window.get_by_text("Nothing is lost.")).to_be_visible()
+    await window.unroute_all()
+    await window.keyboard.press("Enter")
+    await expect(window.get_by_role("log")).to_contain_text("Which day suits you instead?")
 
 
 async def test_a_lost_connection(
@@ -255,48 +286,45 @@ async def test_a_lost_connection(
     """The server stops, in good order, and comes again: the page says so, keeps what was written, and catches up."""
     conversation = await visitor.trigger()
     window = await opened(browser, servers[1], conversation)
-    await window.until("document.getElementById('connection').textContent === 'Live'")
+    await expect(window.locator("#connection")).to_have_text("Live")
     assert await servers[1].stop() == 0  # although its event stream was open
     assert servers[1].errors == ""
-    await window.until_says("Connection lost. Trying again…")
+    await expect(window.locator("#connection")).to_have_text("Connection lost. Trying again…")
     await check(window)
     await visitor.say(conversation, "Friday")  # meanwhile, by the other process
-    await window.say("10:15")
-    await window.until_says("not sent yet, trying again…")
+    await say(window, "10:15")
+    await expect(window.get_by_text("not sent yet, trying again…")).to_be_visible()
     await check(window)
-    await window.picture(pictures / "9-lost.png")
+    await window.screenshot(path=pictures / "9-lost.png")
     await servers[1].start()
-    await window.until("document.getElementById('connection').textContent === 'Live'")
+    await expect(window.locator("#connection")).to_have_text("Live")
     # What was written answers the question that was seen, not the one that was asked meanwhile.
-    await window.until_says("The question has changed meanwhile.")
-    await window.until_says("Friday it is. At what time?")
-    assert await window.run("document.getElementById('text').value") == "10:15"
-    await window.run("document.getElementById('text').focus()")
-    await window.press("Enter")
-    await window.until_says("A proposal is ready.")
+    await expect(window.get_by_text("The question has changed meanwhile.")).to_be_visible()
+    await expect(window.get_by_role("log")).to_contain_text("Friday it is. At what time?")
+    await expect(window.locator("#text")).to_have_value("10:15")
+    await window.locator("#text").press("Enter")
+    await expect(window.get_by_text("A proposal is ready.")).to_be_visible()
 
 
 async def test_a_message_that_is_refused_for_good(
     browser: Browser, servers: tuple[ChatProcess, ChatProcess], visitor: Visitor
 ) -> None:
-    """It goes back to its sender with a note, and what he writes next is sent."""
+    """It goes back to its sender with a note, and what they write next is sent."""
     conversation = await visitor.trigger()
     window = await opened(browser, servers[0], conversation)
-    await window.until_says("Which day suits you instead?")
+    text = window.locator("#text")
+    submit = "(input, text) => { input.value = text; input.form.requestSubmit() }"
+    await expect(window.get_by_role("log")).to_contain_text("Which day suits you instead?")
     # No keyboard types the first of these; an input takes it all the same.
-    for text in ("nul \\u0000 here", "x" * 4001):
-        await window.run(
-            f"document.getElementById('text').value = '{text}'; document.getElementById('composer').requestSubmit()"
-        )
-        await window.until_says("The message was refused and not sent.")
-        await window.run("document.getElementById('text').value = ''")
-    await window.say("Tuesday")
-    await window.until_says("Tuesday it is. At what time?")
-    assert "refused" not in await window.text()
-    await window.run(
-        "document.getElementById('text').value = '10:00 \\ud800'; document.getElementById('composer').requestSubmit()"
-    )
-    await window.until_says("A proposal is ready.")
+    for refused in ("nul \0 here", "x" * 4001):
+        await text.evaluate(submit, refused)
+        await expect(window.get_by_text("The message was refused and not sent.")).to_be_visible()
+        await text.clear()
+    await say(window, "Tuesday")
+    await expect(window.get_by_role("log")).to_contain_text("Tuesday it is. At what time?")
+    await expect(window.get_by_text("refused")).to_have_count(0)
+    await text.evaluate(submit, "10:00 \ud800")
+    await expect(window.get_by_text("A proposal is ready.")).to_be_visible()
 
 
 @pytest.mark.parametrize("width", [360, 1200])
@@ -312,24 +340,21 @@ async def test_a_word_without_an_end(
     long = "Donaudampfschifffahrt" * 12
     conversation = await visitor.trigger()
     await chat_database["conversations"].update_one({"_id": conversation}, {"$set": {"title": long}})
-    window = await opened(browser, servers[0], conversation)
-    await window.call(
-        "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
-    )
-    await window.until_says("Which day suits you instead?")
-    await window.say("Tuesday")
-    await window.until_says("At what time?")
-    await window.say(long)
-    await window.until("!document.getElementById('preview').hidden")
-    await window.run(f"problem('{long}')")
-    await window.picture(pictures / f"10-long-{width}.png")
+    window = await opened(browser, servers[0], conversation, width=width)
+    await expect(window.get_by_role("log")).to_contain_text("Which day suits you instead?")
+    await say(window, "Tuesday")
+    await expect(window.get_by_role("log")).to_contain_text("At what time?")
+    await say(window, long)
+    await expect(window.get_by_role("region", name="Proposed change")).to_be_visible()
+    await window.evaluate("text => problem(text)", long)
+    await window.screenshot(path=pictures / f"10-long-{width}.png")
     sticking_out = """
     [...document.querySelectorAll('body *')].filter((each) => each.getClientRects().length
       && (each.getBoundingClientRect().right > innerWidth || each.scrollWidth > each.clientWidth + 1 && each.clientWidth
         && each.tagName !== 'INPUT')).map((each) => each.id || each.tagName)
     """
-    assert await window.run(sticking_out) == []
-    assert await window.run("document.documentElement.scrollWidth <= innerWidth")
+    assert await window.evaluate(sticking_out) == []
+    assert await window.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 async def test_an_answer_that_comes_too_late(
@@ -339,41 +364,41 @@ async def test_an_answer_that_comes_too_late(
     conversation = await visitor.trigger()
     await visitor.say(conversation, "Monday")
     window = await opened(browser, servers[1], conversation)
-    await window.until("document.getElementById('connection').textContent === 'Live'")
-    network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
-    await window.call("Network.emulateNetworkConditions", offline=True, **network)
-    await window.until_says("Connection lost. Trying again…")
-    await window.say("9:30")
-    await window.until_says("not sent yet, trying again…")
+    await expect(window.locator("#connection")).to_have_text("Live")
+    await window.context.set_offline(True)
+    await expect(window.locator("#connection")).to_have_text("Connection lost. Trying again…")
+    await say(window, "9:30")
+    await expect(window.get_by_text("not sent yet, trying again…")).to_be_visible()
     await visitor.say(conversation, "9:00")
-    await window.call("Network.emulateNetworkConditions", offline=False, **network)
-    await window.until_says("This was already answered. Look at how things stand now; your text is below.")
-    await window.until_says("A proposal is ready.")
-    assert await window.run("document.getElementById('text').value") == "9:30"
-    await window.until("document.getElementById('connection').textContent === 'Live'")
-    await window.picture(pictures / "11-too-late.png")
+    await window.context.set_offline(False)
+    late = "This was already answered. Look at how things stand now; your text is below."
+    await expect(window.get_by_text(late)).to_be_visible()
+    await expect(window.get_by_text("A proposal is ready.")).to_be_visible()
+    await expect(window.locator("#text")).to_have_value("9:30")
+    await expect(window.locator("#connection")).to_have_text("Live")
+    await window.screenshot(path=pictures / "11-too-late.png")
 
 
 async def test_a_message_that_is_held(
     browser: Browser, servers: tuple[ChatProcess, ChatProcess], visitor: Visitor, pictures: Path
 ) -> None:
-    """It says that it waits for as long as it does, also where the server has stored it already."""
+    """It says that it waits for as long as it does, also if the server has stored it already."""
     conversation = await visitor.trigger()
     window = await opened(browser, servers[1], conversation)
-    await window.until_says("Which day suits you instead?")
+    await expect(window.get_by_role("log")).to_contain_text("Which day suits you instead?")
     running = asyncio.create_task(visitor.say(conversation, "slowly Monday"))
-    await window.until_says("The assistant is working on it…")
-    await window.say("please hurry")
-    held = "[...document.querySelectorAll('#log li')].find((each) => each.dataset.id.includes('/user/')"
-    held += " && each.innerText.includes('please hurry'))?.innerText.includes('waits until the assistant is ready')"
-    await window.run("load()")
-    await window.until(held)
-    await window.run("load()")
-    assert await window.run(held)
-    await window.picture(pictures / "12-held.png")
+    await expect(window.get_by_text("The assistant is working on it…")).to_be_visible()
+    await say(window, "please hurry")
+    stored = window.locator("[data-id*='/user/']", has_text="please hurry")
+    await window.evaluate("load()")
+    await expect(stored).to_contain_text("waits until the assistant is ready")
+    await window.evaluate("load()")
+    assert "waits until the assistant is ready" in await stored.inner_text()
+    await window.screenshot(path=pictures / "12-held.png")
     session_id = (await visitor.history(conversation))["session"]["session_id"]
     await visitor.client.post(f"/api/sessions/{session_id}/dismiss")
-    await window.until_says("The question has gone meanwhile. Look at how things stand now; your text is below.")
-    await window.until("!document.body.innerText.includes('waits until')")
+    gone = "The question has gone meanwhile. Look at how things stand now; your text is below."
+    await expect(window.get_by_text(gone)).to_be_visible()
+    await expect(window.get_by_text("waits until")).to_have_count(0)
     running.cancel()
     await asyncio.wait({running})

@@ -1,18 +1,21 @@
 """Two server processes of the chat application on one real ``mongod``, and a browser."""
 
+import shutil
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 import pytest_asyncio
+from playwright.async_api import Browser, async_playwright, expect
 
 from sessions.store.clients import connect, disconnect
-from tests.support.browser import Browser, find_chromium, running_browser
 from tests.support.chat_process import LEASE, USER, ChatProcess, Visitor
 
 if TYPE_CHECKING:
     from sessions.store.clients import Database
+
+expect.set_options(timeout=15_000)  # a page waits for two servers and a database, all on one busy machine
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -39,12 +42,25 @@ async def servers(mongod_uri: str, chat_database: "Database") -> AsyncIterator[t
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def browser() -> AsyncIterator[Browser]:
+async def chromium() -> AsyncIterator[Browser]:
     """A headless Chromium, else a skip that says so."""
-    if (binary := find_chromium()) is None:
+    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if binary is None:
         pytest.skip("no chromium on PATH: apt-get install chromium")
-    async with running_browser(binary) as running:
-        yield running
+    flags = ["--disable-gpu", "--disable-quic"]  # beside those by which Playwright keeps it quiet
+    async with (
+        async_playwright() as playwright,
+        await playwright.chromium.launch(executable_path=binary, args=flags) as launched,
+    ):
+        yield launched
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def browser(chromium: Browser) -> AsyncIterator[Browser]:
+    """The browser; what a test has opened in it is closed when the test ends."""
+    yield chromium
+    for context in chromium.contexts:
+        await context.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
