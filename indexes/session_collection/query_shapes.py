@@ -108,7 +108,7 @@ def _held(sample: Sample, name: CallName, kind: LeaseKind = LeaseKind.REPLY) -> 
         expires_at=sample.at,
         lease=timedelta(seconds=60),
     )
-    return HolderCall.of(name, claim, operation_id="operation")
+    return HolderCall(name=name, claim=claim, operation_id="operation", lease=claim.lease)
 
 
 def _one(sample: Sample, write: Write) -> Write:

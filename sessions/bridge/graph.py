@@ -1,5 +1,9 @@
 """What a graph is given, and what it answers; frozen values, none does I/O.
 
+Limits are those of `SessionRepository`'s arguments. A ``payload`` is handed through to the outcome and never stored:
+the text or card for the user. A ``candidate_id`` or an ``expires_at`` that is left out keeps what is stored, unless the
+moment has passed; None clears it.
+
 No repr shows a text of the user or the payload, so that a log line of one of these tells no secret.
 """
 
@@ -39,11 +43,11 @@ class AskUser:
     """The graph has to ask its user something before it can go on.
 
     Attributes:
-        pending_question: At most 4,000 characters; this or ``missing_info`` is given.
-        missing_info: At most 32 texts of at most 200 characters.
-        candidate_id: 1 to 64 characters; None clears it.
-        expires_at: An aware moment still ahead; None clears it. Left out, it stays unless it has passed.
-        payload: Handed through to the outcome and never stored: the text or card for the user.
+        pending_question: What the user is asked; this or ``missing_info`` is given.
+        missing_info: What the graph still needs.
+        candidate_id: What the question is about.
+        expires_at: When the session ends if nobody answers.
+        payload: For the outcome.
     """
 
     pending_question: str = field(default="", repr=False)
@@ -58,10 +62,10 @@ class ShowPreview:
     """The graph has a preview that the user can confirm.
 
     Attributes:
-        preview_id: 1 to 64 characters; a changed preview has a new one.
-        candidate_id: 1 to 64 characters; None clears it.
-        expires_at: An aware moment still ahead; None clears it. Left out, it stays unless it has passed.
-        payload: Handed through to the outcome and never stored.
+        preview_id: Its id; a changed preview has a new one.
+        candidate_id: What the preview is of.
+        expires_at: When the session ends if nobody confirms.
+        payload: For the outcome.
     """
 
     preview_id: str
@@ -75,8 +79,7 @@ class Close:
     """There is nothing to do (any more).
 
     Attributes:
-        reason: For the history, at most 2,000 characters.
-        payload: Handed through to the outcome and never stored.
+        reason: Why, for the history.
     """
 
     reason: str = field(default="", repr=False)
@@ -88,8 +91,7 @@ class Fail:
     """The graph cannot go on, and says why.
 
     Attributes:
-        reason: Why, 1 to 2,000 characters.
-        payload: Handed through to the outcome and never stored.
+        reason: Why; not blank.
     """
 
     reason: str = field(repr=False)
@@ -98,11 +100,7 @@ class Fail:
 
 @dataclass(frozen=True, slots=True)
 class NotAnAnswer:
-    """The message is a side question or a change of topic: ordinary chat answers it, and the question stands.
-
-    Attributes:
-        payload: Handed through to the outcome and never stored.
-    """
+    """The message is a side question or a change of topic: ordinary chat answers it, and the question stands."""
 
     payload: object = field(default=None, repr=False, hash=False)
 

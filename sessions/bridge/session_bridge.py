@@ -40,7 +40,22 @@ from sessions.store.clients import ClientSession
 class SessionBridge:
     """The sessions of one repository, the application's graph that goes on with them, and its write-back.
 
-    It keeps nothing between calls: any number of bridges in any number of processes may serve one database.
+    It keeps nothing between calls: any number of bridges in any number of processes may serve one database. A method's
+    own text gives what differs from this.
+
+    Arguments:
+        - ``user_id``, ``session_id``, ``conversation_id``, ``trigger_id``, ``notification_id``, ``reason``: as
+          `SessionRepository` has them.
+        - ``text``: what the user wrote, at most 1,000,000 characters; it is handed to the graph and not stored.
+        - ``message_id``: the message's own id, 1 to 128 characters, the same however often it is delivered.
+        - ``preview_id``: the preview that the user saw.
+
+    Raises:
+        InvalidSessionInput: An argument is outside its limits; nothing was sent.
+        SessionNotFound: This user has no such session.
+        StalePreview: Another preview is offered than the one that the call names, or none.
+        InvalidTransition: (A confirmation, refinement or dismissal) it comes too late.
+        StoreUnavailable: No primary answered within the repository's ``timeout``.
     """
 
     def __init__(
@@ -58,12 +73,9 @@ class SessionBridge:
             rerun: The graph: ``async def rerun(turn)`` returns `AskUser`, `ShowPreview`, `Close`, `Fail` or
                 `NotAnAnswer`. A message whose worker died is run again with the same ``turn.idempotency_key``.
             write_back: ``async def write_back(claim)`` writes the preview ``claim.session.current_preview_id`` into the
-                schedule, once for each ``claim.idempotency_key`` however often it is called; None where `confirm`
-                has nothing to write.
+                schedule, once for each ``claim.idempotency_key`` however often it is called; None if `confirm` has
+                nothing to write.
             max_rerun: How long one run or one write-back may take, 1 ms to 7 days.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits.
         """
         if not callable(rerun):
             raise InvalidSessionInput("rerun", "an async function of one Turn")
@@ -87,26 +99,22 @@ class SessionBridge:
         """Store the session that a trigger's first run came to; notify the user only after this.
 
         Args:
-            user_id: The owner, 1 to 2**63 - 1.
-            trigger_id: What set the graph off, 1 to 64 characters; delivered twice it has one session.
+            trigger_id: What set the graph off; delivered twice it has one session.
             result: What the graph answered: `AskUser`, `ShowPreview` or `Close`.
-            conversation_id: 1 to 128 characters, or None until `SessionRepository.bind_conversation`.
-            notification_id: 1 to 64 characters.
+            conversation_id: None until `SessionRepository.bind_conversation`.
             client_session: The application's own transaction, in which it makes conversation and notification, so
-                that no notification leads to a conversation that is not there; the driver's errors pass through.
+                that no notification leads to a conversation that does not exist; the driver's errors pass through.
 
         Returns:
             `Asked`, `PreviewShown` or `Closed`; delivered again the same while nothing has happened, with the payload
-            where it fits what is stored, and `AlreadyHandled` after.
+            if it fits what is stored, and `AlreadyHandled` after.
 
         Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
             ConversationBusy: Another session governs the conversation; nothing was stored, deliver it again later.
             SessionExists: Within ``client_session`` only: another call made it since the transaction began.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
 
         Round trips:
-            One ``insert``, in a transaction with a ``find`` before it; where the session exists one ``find`` more.
+            One ``insert``, in a transaction with a ``find`` before it; if the session exists one ``find`` more.
         """
         try:
             session, created = await self._repository.get_or_create(
@@ -118,7 +126,7 @@ class SessionBridge:
                 **creation_of(result),
             )
         except InvalidSessionInput as error:
-            # A result that is delivered again after its own end is no mistake where the session is there.
+            # A result that is delivered again after its own end is no mistake if the session exists.
             if error.argument != "expires_at":
                 raise
             stored = await self._repository.find_by_trigger(trigger_id, user_id=user_id, client_session=client_session)
@@ -145,32 +153,27 @@ class SessionBridge:
         question_id: str | None = None,
         redelivered: bool = False,
     ) -> Handled:
-        """Decide on one chat message; where it is the awaited answer, run the graph on it and record what it says.
+        """Decide on one chat message; if it is the awaited answer, run the graph on it and record what the graph says.
 
         Args:
-            user_id: 1 to 2**63 - 1.
-            conversation_id: 1 to 128 characters.
-            text: What the user wrote, at most 1,000,000 characters; it is handed to the graph and not stored.
-            message_id: The message's own id, 1 to 128 characters, the same however often it is delivered.
-            question_id: The question that its sender saw, ``session.question_id``; None where it is not known.
+            question_id: The question that its sender saw, ``session.question_id``; None if it is not known.
             redelivered: Whether the message may have come before. Then one look more finds a session of this
-                conversation that has recorded it, also where nobody governs any more, or another session does.
+                conversation that has recorded it, even if nobody governs any more, or another session does.
 
         Returns:
-            `FreeChat` where ordinary chat answers; `Asked`, `PreviewShown`, `Closed`, `RerunFailed`, `TimedOut` or
+            `FreeChat` if ordinary chat answers; `Asked`, `PreviewShown`, `Closed`, `RerunFailed`, `TimedOut` or
             `Superseded` after a run; `Asked` without a run for a blank text; `Held` while somebody is at work;
-            `AlreadyHandled` where the message's outcome was recorded before.
+            `AlreadyHandled` if the message's outcome was recorded before.
 
         Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
             SessionNotFound: This user has no such session as ``question_id`` names.
             StaleReply: The question that ``question_id`` names does not stand in this conversation.
-            StoreUnavailable: No primary answered within the repository's ``timeout``; the message counts as not
-                consumed unless it turns out to be handled when it is delivered again.
+            StoreUnavailable: The message counts as not consumed, unless it turns out to be handled when it is delivered
+                again.
 
         Round trips:
             One ``find`` for free chat; an answer adds its claim and its outcome, and a renewal each third of a lease.
-            One ``find`` more where ``redelivered`` is given and no question is named.
+            One ``find`` more if ``redelivered`` is given and no question is named.
         """
         user_id = inputs.integer("user_id", user_id)
         conversation_id = inputs.identifier("conversation_id", conversation_id)
@@ -208,26 +211,12 @@ class SessionBridge:
         return await self._run(claim, text, since)
 
     async def refine(self, user_id: int, session_id: str, text: str, *, preview_id: str, message_id: str) -> Handled:
-        """Run the graph on a change that the user wants to the preview he sees.
-
-        Args:
-            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
-            session_id: 1 to 64 characters.
-            text: What the user wants changed, at most 1,000,000 characters; it is handed to the graph and not stored.
-            preview_id: The preview that he saw, 1 to 64 characters.
-            message_id: The message's own id, 1 to 128 characters, the same however often it is delivered.
+        """Run the graph on a change that the user wants to a preview.
 
         Returns:
-            As `handle`, but never without a session: `FreeChat` where the graph says that it is no change, `Held`
-            also where another session governs the conversation or a yes is being applied, `RerunFailed` with the
-            preview standing where the attempts are spent.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            SessionNotFound: This user has no such session.
-            StalePreview: Another preview is offered, or none.
-            InvalidTransition: It comes too late: no preview is ready any more.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
+            As `handle`, but never without a session: `FreeChat` if the graph says that it is no change, `Held` also if
+            another session governs the conversation or a confirmation is being applied, `RerunFailed` with the preview
+            standing if the attempts are spent.
 
         Round trips:
             One for the claim and one for the outcome, and a renewal each third of a lease.
@@ -248,27 +237,16 @@ class SessionBridge:
         return await self._run(claim, text, since)
 
     async def confirm(self, user_id: int, session_id: str, *, preview_id: str) -> Confirmed:
-        """Write the preview that the user saw and confirmed into the schedule, and end its session ``applied``.
+        """Write a confirmed preview into the schedule, and end its session ``applied``.
 
         Double clicks, two tabs and a retry after a crash have one effect: the write-back is called by one of them at
-        a time, always with the same ``claim.idempotency_key``. Once it has begun the yes stands until it has ended.
-
-        Args:
-            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
-            session_id: 1 to 64 characters.
-            preview_id: The preview that he saw, 1 to 64 characters.
+        a time, always with the same ``claim.idempotency_key``. Once it has begun, the confirmation stands until it has
+        ended.
 
         Returns:
-            `Applied`, also where it was before; `ApplyFailed` where the write-back raised, or died too often; `Held`
-            while it runs elsewhere; `TimedOut` and `Superseded` where it was stopped: confirm again, or leave it to
-            `Upkeep`, to finish it.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            SessionNotFound: This user has no such session.
-            StalePreview: Another preview is offered, or none.
-            InvalidTransition: It comes too late: no preview is ready any more.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
+            `Applied`, even if it was before; `ApplyFailed` if the write-back raised, or died too often; `Held` while it
+            runs elsewhere; `TimedOut` and `Superseded` if it was stopped: confirm again, or leave it to `Upkeep`, to
+            finish it.
 
         Round trips:
             One ``findAndModify`` without a write-back; with one two, and a renewal each third of a lease.
@@ -287,19 +265,8 @@ class SessionBridge:
     async def dismiss(self, user_id: int, session_id: str, *, reason: str = "") -> Dismissed | Held:
         """End a session that the user does not want; a graph at work on it is stopped at its next renewal.
 
-        Args:
-            user_id: The owner, 1 to 2**63 - 1. Another user's session counts as missing.
-            session_id: 1 to 64 characters.
-            reason: For the history, at most 2,000 characters.
-
         Returns:
-            `Dismissed`, the second time too; `Held` while a yes is being applied.
-
-        Raises:
-            InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            SessionNotFound: This user has no such session.
-            InvalidTransition: It comes too late: the session has ended otherwise.
-            StoreUnavailable: No primary answered within the repository's ``timeout``.
+            `Dismissed`, the second time too; `Held` while a confirmation is being applied.
 
         Round trips:
             One ``findAndModify``; a refusal adds a ``find``.

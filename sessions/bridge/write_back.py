@@ -54,21 +54,9 @@ async def write_back_for(
     any way it leaves its lease to lapse, and whoever confirms next, or the upkeep, finishes with the same key.
 
     Args:
-        session_id: 1 to 64 characters.
-        user_id: The owner.
+        session_id: The session, of this user.
         preview_id: The preview that the user confirmed.
-        repository: Where the session is.
-        write_back: The application's.
-        within: How long it may run.
-
-    Returns:
-        What came of it.
-
-    Raises:
-        SessionNotFound: This user has no such session.
-        StalePreview: Another preview is offered, or none.
-        InvalidTransition: It comes too late.
-        StoreUnavailable: The claim or its outcome could not be written, or the lease not renewed.
+        within: How long the application's write-back may run.
     """
     since = asyncio.get_running_loop().time()
     try:

@@ -67,13 +67,7 @@ class Applying(Engine):
         client_session: ClientSession | None = None,
     ) -> ActiveScheduleSessionSnapshot:
         """Record that the preview was written: the session ends ``applied``."""
-        return await self._record(
-            CallName.COMPLETE_APPLY,
-            claim,
-            writes.written_back,
-            operation_id=operation_id,
-            client_session=client_session,
-        )
+        return await self._record(CallName.COMPLETE_APPLY, claim, writes.written_back, operation_id, client_session)
 
     async def fail_apply(
         self,
@@ -89,14 +83,9 @@ class Applying(Engine):
             reason: Why; not blank.
         """
         said = inputs.required_text("reason", reason)
+        changes = {"state.failed_reason": said}
         return await self._record(
-            CallName.FAIL_APPLY,
-            claim,
-            writes.written_back,
-            operation_id=operation_id,
-            client_session=client_session,
-            reason=said,
-            changes={"state.failed_reason": said},
+            CallName.FAIL_APPLY, claim, writes.written_back, operation_id, client_session, changes, said
         )
 
     async def interrupted_applies(self, *, limit: int = 1000) -> list[ActiveScheduleSessionSnapshot]:

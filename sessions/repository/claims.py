@@ -126,7 +126,7 @@ class Claims(Engine):
         Returns:
             The claim with its new expiry.
         """
-        call = HolderCall.of(CallName.RENEW, checked_claim(CallName.RENEW, claim))
+        call = HolderCall(name=CallName.RENEW, claim=checked_claim(CallName.RENEW, claim), lease=claim.lease)
         session = await self._carry_out(call, writes.renew, client_session)
         lease = session.lease
         # The lease is the holder's: the guard matched it.
@@ -149,9 +149,9 @@ class Claims(Engine):
             reason: For the history; giving back an apply claim makes no entry there.
             count_attempt: Keep the attempt of a rerun counted, as for a time-out.
         """
-        call = HolderCall.of(
-            CallName.RELEASE,
-            checked_claim(CallName.RELEASE, claim),
+        call = HolderCall(
+            name=CallName.RELEASE,
+            claim=checked_claim(CallName.RELEASE, claim),
             reason=inputs.text("reason", reason),
             count_attempt=inputs.flag("count_attempt", count_attempt),
             operation_id=self._operation_id(operation_id),

@@ -87,19 +87,18 @@ class Engine:
         name: CallName,
         claim: object,
         build: Build[HolderCall],
-        *,
         operation_id: str | None,
         client_session: ClientSession | None,
-        reason: str = "",
         changes: Mapping[str, Any] | None = None,
+        reason: str = "",
     ) -> ActiveScheduleSessionSnapshot:
         """Write what a claim's work came to."""
-        call = HolderCall.of(
-            name,
-            inputs.checked_claim(name, claim),
+        call = HolderCall(
+            name=name,
+            claim=inputs.checked_claim(name, claim),
             operation_id=self._operation_id(operation_id),
             reason=reason,
-            changes=changes,
+            changes=changes or {},
         )
         return await self._carry_out(call, build, client_session)
 
@@ -125,7 +124,7 @@ class Engine:
 
     async def _give_back(self, claim: Claim) -> None:
         """Release a claim whose caller was cancelled before receiving it."""
-        call = HolderCall.of(CallName.RELEASE, claim, reason=CANCELLED_REASON, operation_id=uuid4().hex)
+        call = HolderCall(name=CallName.RELEASE, claim=claim, reason=CANCELLED_REASON, operation_id=uuid4().hex)
         await give_back(claim, self._try(self._collection.for_one_call(), call, writes.release))
 
     async def _try(self, store: StoreCall, call: AnyCall, build: Build[AnyCall]) -> ActiveScheduleSessionSnapshot:

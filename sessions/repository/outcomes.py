@@ -45,14 +45,7 @@ class Outcomes(Engine):
             "state.missing_info": list(missing),
             **self._settled(CallName.ASK_AGAIN, claim, candidate_id, expires_at),
         }
-        return await self._record(
-            CallName.ASK_AGAIN,
-            claim,
-            writes.outcome,
-            operation_id=operation_id,
-            client_session=client_session,
-            changes=changes,
-        )
+        return await self._record(CallName.ASK_AGAIN, claim, writes.outcome, operation_id, client_session, changes)
 
     async def present_preview(
         self,
@@ -77,12 +70,7 @@ class Outcomes(Engine):
             **self._settled(CallName.PRESENT_PREVIEW, claim, candidate_id, expires_at),
         }
         return await self._record(
-            CallName.PRESENT_PREVIEW,
-            claim,
-            writes.outcome,
-            operation_id=operation_id,
-            client_session=client_session,
-            changes=changes,
+            CallName.PRESENT_PREVIEW, claim, writes.outcome, operation_id, client_session, changes
         )
 
     async def close_rerun(
@@ -94,13 +82,9 @@ class Outcomes(Engine):
         client_session: ClientSession | None = None,
     ) -> ActiveScheduleSessionSnapshot:
         """Record that there is nothing to do any more: the session ends ``ignored``."""
+        said = inputs.text("reason", reason)
         return await self._record(
-            CallName.CLOSE_RERUN,
-            claim,
-            writes.outcome,
-            operation_id=operation_id,
-            client_session=client_session,
-            reason=inputs.text("reason", reason),
+            CallName.CLOSE_RERUN, claim, writes.outcome, operation_id, client_session, reason=said
         )
 
     async def fail_rerun(
@@ -117,14 +101,9 @@ class Outcomes(Engine):
             reason: Why; not blank.
         """
         said = inputs.required_text("reason", reason)
+        changes = {"state.failed_reason": said}
         return await self._record(
-            CallName.FAIL_RERUN,
-            claim,
-            writes.outcome,
-            operation_id=operation_id,
-            client_session=client_session,
-            reason=said,
-            changes={"state.failed_reason": said},
+            CallName.FAIL_RERUN, claim, writes.outcome, operation_id, client_session, changes, said
         )
 
     def _settled(

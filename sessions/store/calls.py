@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any
 
 from sessions.domain.errors import SessionRef
 from sessions.domain.inputs import UNSET, Unset
@@ -47,31 +47,13 @@ class CreationCall(Call):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HolderCall(Call):
-    """A call that only the holder of a claim can make."""
+    """A call that only the holder of a claim can make, on the claim's session."""
 
+    session_id: str = field(init=False)
+    user_id: int = field(init=False)
     claim: Claim
     count_attempt: bool = False
 
-    @classmethod
-    def of(
-        cls,
-        name: CallName,
-        claim: Claim,
-        *,
-        operation_id: str | None = None,
-        reason: str = "",
-        count_attempt: bool = False,
-        changes: Mapping[str, Any] | None = None,
-    ) -> Self:
-        """The call on the claim's session."""
-        return cls(
-            name=name,
-            session_id=claim.session.session_id,
-            user_id=claim.session.user_id,
-            operation_id=operation_id,
-            reason=reason,
-            lease=claim.lease,
-            changes=changes or {},
-            claim=claim,
-            count_attempt=count_attempt,
-        )
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "session_id", self.claim.session.session_id)
+        object.__setattr__(self, "user_id", self.claim.session.user_id)
