@@ -10,14 +10,7 @@ from datetime import timedelta
 from typing import Any, Final, Generic, TypeVar
 
 from sessions.backoff import Backoff
-from sessions.domain.errors import (
-    LeaseLost,
-    SessionError,
-    SessionNotFound,
-    SessionRef,
-    StoreUnavailable,
-    WriteOutcome,
-)
+from sessions.domain.errors import LeaseLost, SessionError, SessionNotFound, SessionRef, StoreUnavailable, WriteOutcome
 from sessions.domain.models import Claim
 from sessions.tasks import forget, leave_behind, stopped, to_the_end
 

@@ -133,13 +133,9 @@ class CachedRouter:
         # Not cancelled with the caller who happened to begin it: others wait for it too.
         lookup.task = in_background(self._look_up(key, lookup), "sessions: route")
         self._tasks.add(lookup.task)
-        lookup.task.add_done_callback(self._looked_up)
+        lookup.task.add_done_callback(self._tasks.discard)
+        lookup.task.add_done_callback(forget)  # its caller may have been cancelled
         return lookup
-
-    def _looked_up(self, task: "asyncio.Task[ActiveScheduleSessionSnapshot | None]") -> None:
-        self._tasks.discard(task)
-        # Whoever waited for it may have been cancelled.
-        forget(task)
 
     async def _look_up(self, key: Key, lookup: Lookup) -> ActiveScheduleSessionSnapshot | None:
         lookups = self._listener.lookups

@@ -7,6 +7,7 @@ has told of everything up to a moment, or the entry's own lookup.
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ _RETRY_SECONDS: Final = 1.0
 _NEVER: Final = float("-inf")
 
 
+@dataclass(slots=True, eq=False)
 class Lookup:
     """A lookup under way, shared by all who ask for its conversation meanwhile.
 
@@ -35,13 +37,10 @@ class Lookup:
         task: Gives its answer.
     """
 
-    __slots__ = ("epoch", "is_outdated", "sent", "task")
-
-    def __init__(self, epoch: int | None, sent: float) -> None:
-        self.epoch = epoch
-        self.sent = sent
-        self.is_outdated = False
-        self.task: asyncio.Task[ActiveScheduleSessionSnapshot | None]
+    epoch: int | None
+    sent: float
+    is_outdated: bool = False
+    task: "asyncio.Task[ActiveScheduleSessionSnapshot | None]" = field(init=False)
 
 
 class Listener(CacheListener):
@@ -174,7 +173,8 @@ class Listener(CacheListener):
         """Everything that was committed by then has been told."""
         self._fresh_until = max(self._fresh_until, since + self._max_staleness)
 
-    def _go_down(self) -> None:
+    def lost(self) -> None:
+        """Nothing is served or kept until a stream stands again."""
         self._epoch += 1
         self._is_up = False
         self._went_up_or_closed.clear()
@@ -185,7 +185,7 @@ class Listener(CacheListener):
 
     def opened(self) -> None:
         """Begin anew, empty, once the primary is confirmed."""
-        self._go_down()
+        self.lost()
         self._opened_at = self._upstream.monotonic()
         self._primary = self._upstream.primary()
         self._upstream.look_at_clock()
@@ -205,13 +205,9 @@ class Listener(CacheListener):
                 self._went_up_or_closed.set()
             return
 
-    def lost(self) -> None:
-        """Nothing is served or kept until a stream stands again."""
-        self._go_down()
-
     def ended(self, error: Exception | None) -> None:
         """Nothing is served or kept; if the stream could not go on, another one is begun."""
-        self._go_down()
+        self.lost()
         if error is None:
             self._was_closed = True
             self._went_up_or_closed.set()
@@ -260,7 +256,7 @@ class Listener(CacheListener):
     async def leave(self) -> None:
         """Be told no more, and serve nothing."""
         self._is_entered = False
-        self._go_down()
+        self.lost()
         if self._returning is not None:
             await stopped([self._returning])
         await self._upstream.close(self)

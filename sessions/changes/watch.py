@@ -79,13 +79,11 @@ class Queue(Follower):
         self.pending.pop(change.snapshot.session_id, None)
         self.pending[change.snapshot.session_id] = change
         if self._feed is not None and self._feed.is_shared and len(self.pending) > MOST_PENDING:
-            self._fall_behind(self._feed)
+            # Too far behind: it reads again from its token, by a feed of its own.
+            self._feed.discard(self)
+            self._feed = None
+            self.pending.clear()
         self._wake.set()
-
-    def _fall_behind(self, feed: Feed) -> None:
-        feed.discard(self)
-        self._feed = None
-        self.pending.clear()
 
     @property
     def is_full(self) -> bool:

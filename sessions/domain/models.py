@@ -137,46 +137,16 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ApplyClaim:
-    """The right to write a confirmed preview into the schedule.
+class HeldClaim:
+    """What both kinds of claim have.
 
     Attributes:
         session: The session as the claim left it.
-        kind: ``apply``.
+        kind: What it is claimed for.
         token: The fencing token; a later claim has a greater one.
         operation_id: The claim's own.
-        reply_id: None; a confirmation is no message.
-        attempt: Which write-back this is of this confirmation, from 1; a take-over counts one more.
-        expires_at: When others may take over, unless it is renewed.
-        lease: How long the claim and each renewal last.
-    """
-
-    session: ActiveScheduleSessionSnapshot = field(repr=False)
-    kind: LeaseKind = LeaseKind.APPLY
-    token: int
-    operation_id: str
-    reply_id: None = None
-    attempt: int
-    expires_at: datetime
-    lease: timedelta
-
-    @property
-    def idempotency_key(self) -> str:
-        """The same for each write-back of one preview, so that the target can tell a repetition."""
-        return f"{self.session.session_id}:{self.session.current_preview_id}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RerunClaim:
-    """The right to rerun the graph for one reply or one refinement.
-
-    Attributes:
-        session: The session as the claim left it.
-        kind: ``reply`` or ``refinement``.
-        token: The fencing token; a later claim has a greater one.
-        operation_id: The claim's own.
-        reply_id: The message that is being answered.
-        attempt: Which rerun this is since the last recorded outcome, from 1.
+        attempt: Which try this is, from 1: which rerun since the last recorded outcome, or which write-back of this
+            confirmation.
         expires_at: When others may take over, unless it is renewed.
         lease: How long the claim and each renewal last.
     """
@@ -185,10 +155,33 @@ class RerunClaim:
     kind: LeaseKind
     token: int
     operation_id: str
-    reply_id: str
     attempt: int
     expires_at: datetime
     lease: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplyClaim(HeldClaim):
+    """The right to write a confirmed preview into the schedule; a confirmation is no message, so it has no reply."""
+
+    kind: LeaseKind = LeaseKind.APPLY
+    reply_id: None = None
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for each write-back of one preview, so that the target can tell a repetition."""
+        return f"{self.session.session_id}:{self.session.current_preview_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerunClaim(HeldClaim):
+    """The right to rerun the graph for one reply or one refinement.
+
+    Attributes:
+        reply_id: The message that is being answered.
+    """
+
+    reply_id: str
 
     @property
     def idempotency_key(self) -> str:

@@ -7,7 +7,6 @@ from sessions.domain.lifecycle import CallName
 from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, apply_claim_of, to_snapshot
 from sessions.repository.engine import Engine
 from sessions.store import reads, writes
-from sessions.store.calls import Call
 from sessions.store.clients import ClientSession
 
 
@@ -48,15 +47,8 @@ class Applying(Engine):
         Round trips:
             Exhausted attempts add one write more.
         """
-        call = Call(
-            name=CallName.CLAIM_APPLY,
-            session_id=inputs.identifier("session_id", session_id),
-            user_id=inputs.integer("user_id", user_id),
-            preview_id=inputs.identifier("preview_id", preview_id),
-            lease=self._lease if lease is None else inputs.duration("lease", lease),
-            operation_id=self._operation_id(operation_id),
-            max_attempts=self._max_attempts,
-        )
+        preview_id = inputs.identifier("preview_id", preview_id)
+        call = self._claim_call(CallName.CLAIM_APPLY, session_id, user_id, lease, operation_id, preview_id=preview_id)
         return await self._claim(call, writes.claim_apply, apply_claim_of, client_session)
 
     async def complete_apply(

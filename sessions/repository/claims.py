@@ -9,7 +9,7 @@ from sessions.domain.lifecycle import CallName
 from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, RerunClaim, rerun_claim_of
 from sessions.repository.engine import AnyClaim, Engine
 from sessions.store import writes
-from sessions.store.calls import Call, HolderCall
+from sessions.store.calls import HolderCall
 from sessions.store.clients import ClientSession
 
 
@@ -46,13 +46,13 @@ class Claims(Engine):
         Round trips:
             Exhausted attempts add one write more.
         """
-        call = self._rerun_call(
+        call = self._claim_call(
             CallName.CLAIM_RERUN,
             session_id,
             user_id,
-            reply_id,
             lease,
             operation_id,
+            reply_id=inputs.identifier("reply_id", reply_id),
             question_number=inputs.optional_integer("question_number", question_number),
         )
         return await self._claim(call, writes.claim_rerun, rerun_claim_of, client_session)
@@ -85,40 +85,16 @@ class Claims(Engine):
                 which the preview still stands.
             LeaseLost: A replay whose lease is gone.
         """
-        call = self._rerun_call(
+        call = self._claim_call(
             CallName.CLAIM_REFINEMENT,
             session_id,
             user_id,
-            reply_id,
             lease,
             operation_id,
+            reply_id=inputs.identifier("reply_id", reply_id),
             preview_id=inputs.identifier("preview_id", preview_id),
         )
         return await self._claim(call, writes.claim_refinement, rerun_claim_of, client_session)
-
-    def _rerun_call(
-        self,
-        name: CallName,
-        session_id: str,
-        user_id: int,
-        reply_id: str,
-        lease: timedelta | None,
-        operation_id: str | None,
-        *,
-        question_number: int | None = None,
-        preview_id: str | None = None,
-    ) -> Call:
-        return Call(
-            name=name,
-            session_id=inputs.identifier("session_id", session_id),
-            user_id=inputs.integer("user_id", user_id),
-            reply_id=inputs.identifier("reply_id", reply_id),
-            question_number=question_number,
-            preview_id=preview_id,
-            lease=self._lease if lease is None else inputs.duration("lease", lease),
-            operation_id=self._operation_id(operation_id),
-            max_attempts=self._max_attempts,
-        )
 
     async def renew(self, claim: AnyClaim, *, client_session: ClientSession | None = None) -> AnyClaim:
         """Extend the lease to its length from now, even if it lapsed and nobody took it over.

@@ -102,6 +102,30 @@ class Engine:
         )
         return await self._carry_out(call, build, client_session)
 
+    def _claim_call(
+        self,
+        name: CallName,
+        session_id: str,
+        user_id: int,
+        lease: timedelta | None,
+        operation_id: str | None,
+        *,
+        reply_id: str | None = None,
+        question_number: int | None = None,
+        preview_id: str | None = None,
+    ) -> Call:
+        return Call(
+            name=name,
+            session_id=inputs.identifier("session_id", session_id),
+            user_id=inputs.integer("user_id", user_id),
+            lease=self._lease if lease is None else inputs.duration("lease", lease),
+            operation_id=self._operation_id(operation_id),
+            max_attempts=self._max_attempts,
+            reply_id=reply_id,
+            question_number=question_number,
+            preview_id=preview_id,
+        )
+
     async def _claim(
         self,
         call: Call,
@@ -180,6 +204,14 @@ class Engine:
         raw = await store.find_one(reads.governor(user_id, conversation_id), about=SessionRef(user_id=user_id))
         return to_snapshot(raw) if raw is not None else None
 
+    async def _rival(self, store: StoreCall, call: Call, found: Found | None) -> ActiveScheduleSessionSnapshot | None:
+        """The other session that occupies the conversation of the call's own."""
+        conversation_id = call.conversation_id or (found.session.conversation_id if found is not None else None)
+        if conversation_id is None:
+            return None
+        governing = await self._governor(store, call.user_id, conversation_id)
+        return None if governing is None or governing.session_id == call.session_id else governing
+
     async def _make_way(
         self, store: StoreCall, call: Call, found: Found | None, error: DuplicateKey, at: datetime
     ) -> None:
@@ -192,29 +224,19 @@ class Engine:
         if error.fields - {"_id"} and error.fields != GOVERNOR_FIELDS:
             cause = f"a unique index that this library does not declare, on {', '.join(sorted(error.fields))}"
             raise StoreUnavailable(about, outcome=WriteOutcome.NOT_WRITTEN, cause=cause) from error
-        conversation_id = call.conversation_id or (found.session.conversation_id if found is not None else None)
-        governing: ActiveScheduleSessionSnapshot | None = None
-        if conversation_id is not None:
-            governing = await self._governor(store.outside(), call.user_id, conversation_id)
-        if governing is not None and governing.session_id == call.session_id:
-            governing = None
-        if store.is_within or (governing is not None and counts_as(governing, at).intercepts):
-            raise ConversationBusy(about, governing_session_id=governing.session_id if governing else None)
-        if governing is not None:
-            await self._sweep_one(store, governing, at)
+        rival = await self._rival(store.outside(), call, found)
+        if store.is_within or (rival is not None and counts_as(rival, at).intercepts):
+            raise ConversationBusy(about, governing_session_id=rival.session_id if rival else None)
+        if rival is not None:
+            await self._sweep_one(store, rival, at)
 
     async def _refuse_if_busy(self, store: StoreCall, call: Call, found: Found) -> None:
-        if call.name not in (CallName.BIND_CONVERSATION, CallName.CLAIM_REFINEMENT):
-            return
-        would_intercept = call.name is CallName.CLAIM_REFINEMENT or found.status.intercepts
-        conversation_id = call.conversation_id or found.session.conversation_id
-        if not would_intercept or conversation_id is None:
-            return
-        governing = await self._governor(store, call.user_id, conversation_id)
-        if governing is None or governing.session_id == call.session_id:
-            return
-        if counts_as(governing, found.at).intercepts:
-            raise ConversationBusy(found.about, governing_session_id=governing.session_id)
+        would_intercept = call.name is CallName.CLAIM_REFINEMENT or (
+            call.name is CallName.BIND_CONVERSATION and found.status.intercepts
+        )
+        rival = await self._rival(store, call, found) if would_intercept else None
+        if rival is not None and counts_as(rival, found.at).intercepts:
+            raise ConversationBusy(found.about, governing_session_id=rival.session_id)
 
     async def _sweep_one(
         self, store: StoreCall, session: ActiveScheduleSessionSnapshot, at: datetime

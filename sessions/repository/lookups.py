@@ -10,14 +10,7 @@ from sessions.domain import inputs, limits
 from sessions.domain.errors import InvalidSessionInput, SessionNotFound, SessionRef
 from sessions.domain.expiry import route_of
 from sessions.domain.lifecycle import ALL, SessionStatus
-from sessions.domain.models import (
-    ActiveScheduleSessionSnapshot,
-    Page,
-    Route,
-    Transition,
-    to_snapshot,
-    to_transitions,
-)
+from sessions.domain.models import ActiveScheduleSessionSnapshot, Page, Route, Transition, to_snapshot, to_transitions
 from sessions.repository.engine import Engine
 from sessions.store import reads
 from sessions.store.clients import ClientSession

@@ -19,13 +19,7 @@ from sessions.domain.errors import (
 from sessions.domain.expiry import counts_as, has_lapsed_lease, has_live_lease, question_standing
 from sessions.domain.lifecycle import ALL, CALLS, LEASES, CallName, LeaseKind, SessionStatus
 from sessions.domain.limits import to_millisecond
-from sessions.domain.models import (
-    ActiveScheduleSessionSnapshot,
-    Claim,
-    Transition,
-    to_snapshot,
-    to_transitions,
-)
+from sessions.domain.models import ActiveScheduleSessionSnapshot, Claim, Transition, to_snapshot, to_transitions
 from sessions.store.calls import Call, HolderCall
 
 

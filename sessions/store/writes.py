@@ -63,6 +63,12 @@ def _first_time(call: Call) -> Filter:
     return unseen
 
 
+def _startable(call: Call) -> Filter:
+    """What every call but a holder's and a rerun's claim asks of its session."""
+    revision = {} if call.expected_revision is None else {"revision": call.expected_revision}
+    return {**_owned(call), **_first_time(call), **revision, "status": _status_in(CALLS[call.name].starts_from)}
+
+
 def _unexpired(at: datetime) -> Filter:
     # $not rather than $gt: a session without an end has no such field.
     return {"state.expires_at": {"$not": {"$lte": at}}}
@@ -229,9 +235,7 @@ def claim_apply(call: Call, at: datetime) -> Write:
     update.add("lease.attempt", 1)
     update.add("fencing_token", 1)
     conditions = {
-        **_owned(call),
-        **_first_time(call),
-        "status": _status_in(CALLS[call.name].starts_from),
+        **_startable(call),
         "current_preview_id": call.preview_id,
         # A confirmation does not expire: only the first claim asks for the end.
         "$or": [
@@ -251,19 +255,12 @@ def written_back(call: HolderCall, at: datetime) -> Write:
     return Write(_by_holder(call), update.build())
 
 
-def _expecting(call: Call) -> Filter:
-    return {} if call.expected_revision is None else {"revision": call.expected_revision}
-
-
 def apply(call: Call, at: datetime) -> Write:
     """End the session as applied, for the preview that the user saw."""
     update = _entering(call, entered_by(call.name), at)
     conditions = {
-        **_owned(call),
+        **_startable(call),
         **_unexpired(at),
-        **_first_time(call),
-        **_expecting(call),
-        "status": _status_in(CALLS[call.name].starts_from),
         "current_preview_id": call.preview_id,
         "lease": {"$exists": False},
     }
@@ -276,14 +273,7 @@ def end(call: Call, at: datetime) -> Write:
     update.drop_lease()
     for path, value in call.changes.items():
         update.set(path, value)
-    conditions = {
-        **_owned(call),
-        **_first_time(call),
-        **_expecting(call),
-        "status": _status_in(CALLS[call.name].starts_from),
-        "$and": _open_to_anyone(at),
-    }
-    return Write(conditions, update.build())
+    return Write({**_startable(call), "$and": _open_to_anyone(at)}, update.build())
 
 
 def bind_conversation(call: Call, at: datetime) -> Write:
@@ -293,10 +283,8 @@ def bind_conversation(call: Call, at: datetime) -> Write:
     if call.notification_id is not UNSET:
         update.set("state.last_notification_id", call.notification_id)
     conditions = {
-        **_owned(call),
-        **_expecting(call),
+        **_startable(call),
         "conversation_id": None,
-        "status": _status_in(CALLS[call.name].starts_from),
         # A lapsed refinement counts as its preview, but would still enter the governor index as `rerunning`.
         "$nor": [_lapsed(LeaseKind.REFINEMENT, at)],
         "$or": [_unexpired(at), {"lease.expires_at": {"$gt": at}}, {"lease.kind": LeaseKind.APPLY.value}],
