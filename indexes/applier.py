@@ -5,20 +5,20 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from pymongo.errors import OperationFailure
 
 from indexes.conflicts import Conflict, find_conflict
-from indexes.declared import DEFAULT_DOCUMENTS, Declared, declared_by
+from indexes.declared import Declared, declared_by
 from indexes.errors import BadChoice, IndexToolError, Unsettled
 from indexes.lock import DEFAULT_LEASE, DEFAULT_WAIT, Lock, locked
 from indexes.planner import Plan, look, plan_on
 from indexes.progress import Progress, Tell, follow
 from indexes.server import Server
-from indexes.session_collection.superseding import can_resolve, supersede_older
+from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
+from indexes.session_collection.superseding import Resolution, can_resolve, supersede_older
 from indexes.steps import NEVER_SECONDS, Action, Choices, Step, is_building, next_step
 from sessions.store.index_definitions import keys_of
 
@@ -41,12 +41,6 @@ _STANDS_IN_THE_WAY: Final = frozenset({85, 86})
 # a collection busy with another operation (117, or 50 for longer than a drop may wait), or a build that was aborted
 # (276).
 _OVERTAKEN: Final = frozenset({26, 27, 50, 68, 85, 86, 117, 276})
-
-
-class Resolution(StrEnum):
-    """What may be done about stored documents that violate a unique index to be built."""
-
-    SUPERSEDE_OLDER = "supersede-older"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,14 +17,15 @@ from pymongo.errors import OperationFailure, PyMongoError
 from rich.console import Console
 
 from indexes import errors, rendering
-from indexes.applier import DEFAULT_COMMIT_QUORUM, Resolution, apply
-from indexes.declared import DEFAULT_DOCUMENTS, load
+from indexes.applier import DEFAULT_COMMIT_QUORUM, apply
+from indexes.declared import load
 from indexes.errors import BadChoice, IndexToolError
 from indexes.lock import DEFAULT_LEASE
 from indexes.planner import check, plan
 from indexes.session_collection.explaining import explain
+from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
 from indexes.session_collection.sharding import shard
-from sessions.domain.errors import SessionError
+from indexes.session_collection.superseding import Resolution
 from sessions.store.collection import connect, disconnect
 
 if TYPE_CHECKING:
@@ -282,8 +283,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except IndexToolError as error:
         return _refuse(_A_URI.sub("(a URI, not shown)", str(error)), error.exit_status)
-    except SessionError as error:
-        return _refuse(_A_URI.sub("(a URI, not shown)", str(error)), errors.USAGE_OR_UNREACHABLE)
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         return _refuse("stopped; what was done stays, run it again to go on", errors.STOPPED)
     except typer.TyperException as error:

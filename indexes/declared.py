@@ -3,16 +3,13 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Final, TypeGuard
+from typing import Any, TypeGuard
 
 from beanie import Document
 from pymongo import IndexModel
 
 from indexes.errors import BadDocument
-from sessions.store.document import ActiveScheduleSession
 from sessions.store.index_definitions import keys_of, signature
-
-DEFAULT_DOCUMENTS: Final[tuple[type[Document], ...]] = (ActiveScheduleSession,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 from pymongo.errors import OperationFailure
 
 from indexes.conflicts import Conflict, find_conflict
-from indexes.declared import DEFAULT_DOCUMENTS, Declared, declared_by
+from indexes.declared import Declared, declared_by
 from indexes.errors import MissingRight
 from indexes.server import Server
+from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
 from indexes.steps import (
     NOTHING_FOREIGN,
     Blocked,

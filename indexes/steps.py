@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from indexes.declared import Declared
-from sessions.store.document import COLLECTION, SHARD_KEY
+from indexes.session_collection.session_document import is_shard_key_index
 from sessions.store.index_definitions import Aspect, compare, keys_of, signature, ttl_of
 
 Definition = Mapping[str, Any]
@@ -116,11 +116,6 @@ def target_of_bridge(name: str, present: Definition) -> str | None:
     return found["target"] if found and found["digest"] == _digest(present) else None
 
 
-def is_served_by_shards(collection: str, definition: Definition) -> bool:
-    """Whether this is the index of the session collection's own shard key, which counts as declared."""
-    return collection == COLLECTION and keys_of(definition) == list(SHARD_KEY.items())
-
-
 def deletes(definition: Definition) -> bool:
     """Whether it has a TTL by which the server deletes documents."""
     return ttl_of(definition) not in (None, NEVER_SECONDS)
@@ -140,7 +135,7 @@ def undeclared_in(declared: Declared, present: Present) -> list[str]:
         and keys_of(definition) != [("_id", 1)]
         and not definition.get("clustered")
         and target_of_bridge(name, definition) not in declared.indexes
-        and not is_served_by_shards(declared.collection, definition)
+        and not is_shard_key_index(declared.collection, definition)
     ]
 
 

@@ -9,12 +9,10 @@ from pymongo.errors import OperationFailure
 
 from indexes.server import Server
 from indexes.session_collection.query_shapes import BY_ID, SHAPES, Sample, Shape
+from indexes.session_collection.session_document import GOVERNS
 from indexes.steps import Present, is_building
-from sessions.domain.lifecycle import INTERCEPTING
 from sessions.store.document import COLLECTION
 from sessions.store.reads import Lookup
-from sessions.store.updates import Query
-from sessions.store.writes import values_of
 
 if TYPE_CHECKING:
     from sessions.store.collection import Database
@@ -153,7 +151,7 @@ async def _explained(server: Server, shape: Shape, sample: Sample, present: Pres
     return replace(found, problems=tuple(problem for problem in problems if problem))
 
 
-async def _sample(server: Server, at: datetime, conditions: Query) -> Sample:
+async def _sample(server: Server, at: datetime, conditions: Mapping[str, Any]) -> Sample:
     """Values of a stored session that fits the conditions, else of any, else none that is there."""
     sample = Sample(at=at)
     for wanted in (conditions, {}):
@@ -189,8 +187,7 @@ async def explain(database: "Database") -> Explanation:
     present = await server.indexes(COLLECTION) or {}
     told: datetime = (await server.hello())["localTime"]
     at = told if told.tzinfo else told.replace(tzinfo=UTC)
-    governs = {"status": {"$in": values_of(INTERCEPTING)}, "conversation_id": {"$type": "string"}}
-    governing = await _sample(server, at, governs)
+    governing = await _sample(server, at, GOVERNS)
     showing = await _sample(server, at, {"current_preview_id": {"$type": "string"}})
     queries = [
         await _explained(server, shape, showing if _NAMES_PREVIEW in shape.filter_for(showing) else governing, present)

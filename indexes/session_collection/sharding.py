@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from indexes.declared import DEFAULT_DOCUMENTS, declared_by
+from indexes.declared import declared_by
 from indexes.errors import CannotShard, NotSharded
 from indexes.server import Server
+from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
 from indexes.steps import Present
 from sessions.store.document import COLLECTION, SHARD_KEY
 from sessions.store.index_definitions import keys_of

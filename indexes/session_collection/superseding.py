@@ -1,18 +1,21 @@
 """Making room for the governor index: of the sessions that govern one conversation, the newest stays."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from pymongo.errors import PyMongoError
 
 from indexes.conflicts import Conflict
+from indexes.errors import Unreachable
 from indexes.server import Server, understood
+from indexes.session_collection.session_document import GOVERNS
 from sessions.domain.errors import SessionRef, StoreUnavailable
 from sessions.domain.lifecycle import CallName, LeaseKind
 from sessions.store import writes
 from sessions.store.collection import SessionCollection
-from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
+from sessions.store.document import COLLECTION, ROUTING_INDEX
 from sessions.store.writes import Call
 
 if TYPE_CHECKING:
@@ -20,11 +23,8 @@ if TYPE_CHECKING:
 
 _SECONDS: Final = 60.0
 _GROUPS_AT_ONCE: Final = 1000
-_FILTER: Final[dict[str, Any]] = next(
-    dict(index.document["partialFilterExpression"]) for index in INDEXES if index.document["name"] == ROUTING_INDEX
-)
 _RIVALS: Final[list[dict[str, Any]]] = [
-    {"$match": _FILTER},
+    {"$match": GOVERNS},
     {"$sort": {"created_at": -1, "_id": -1}},
     {
         "$group": {
@@ -35,6 +35,12 @@ _RIVALS: Final[list[dict[str, Any]]] = [
     {"$match": {"sessions.1": {"$exists": True}}},
     {"$limit": _GROUPS_AT_ONCE},
 ]
+
+
+class Resolution(StrEnum):
+    """What may be done about stored documents that violate a unique index to be built."""
+
+    SUPERSEDE_OLDER = "supersede-older"
 
 
 def can_resolve(conflict: Conflict) -> bool:
@@ -63,7 +69,7 @@ async def supersede_older(database: "Database", server: Server) -> list[str]:
     except StoreUnavailable as error:
         cause = error.__cause__
         if not isinstance(cause, PyMongoError):
-            raise
+            raise Unreachable(str(error)) from error
         raise understood(cause, "findAndModify", f"{server.name}.{COLLECTION}") or cause from error
 
 
