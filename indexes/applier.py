@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pymongo.errors import OperationFailure
 
+from indexes.codes import Code
 from indexes.conflicts import Conflict, find_conflict
 from indexes.declared import Declared, declared_by
 from indexes.errors import BadChoice, IndexToolError, Unsettled
@@ -34,13 +35,17 @@ _MOST_REPLANS: Final = 20
 _MOST_RESOLUTIONS: Final = 3
 _SHORTEST_LEASE: Final = timedelta(seconds=1)
 
-_DUPLICATE: Final = 11000
-_CANNOT_CONVERT: Final = 359
-_STANDS_IN_THE_WAY: Final = frozenset({85, 86})
-# Somebody else changed the indexes between the look and the step: gone (26, 27), there under some name (68, 85, 86),
-# a collection busy with another operation (117, or 50 for longer than a drop may wait), or a build that was aborted
-# (276).
-_OVERTAKEN: Final = frozenset({26, 27, 50, 68, 85, 86, 117, 276})
+_VIOLATED: Final = frozenset({Code.DUPLICATE_KEY, Code.CANNOT_CONVERT_INDEX_TO_UNIQUE})
+_STANDS_IN_THE_WAY: Final = frozenset({Code.INDEX_OPTIONS_CONFLICT, Code.INDEX_KEY_SPECS_CONFLICT})
+# Somebody else changed the indexes between the look and the step.
+_OVERTAKEN: Final = _STANDS_IN_THE_WAY | {
+    Code.NAMESPACE_NOT_FOUND,
+    Code.INDEX_NOT_FOUND,
+    Code.INDEX_ALREADY_EXISTS,
+    Code.CONFLICTING_OPERATION_IN_PROGRESS,
+    Code.MAX_TIME_MS_EXPIRED,  # a drop had to wait for another operation for longer than it may
+    Code.INDEX_BUILD_ABORTED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +128,7 @@ class _Run:
 
     async def _understand(self, error: OperationFailure, declared: Declared) -> None:
         """Return where the step may be tried again, after what has to be done before it."""
-        if error.code in (_DUPLICATE, _CANNOT_CONVERT):
+        if error.code in _VIOLATED:
             unique = [target for target in declared.indexes.values() if target.get("unique")]
             looked = [await find_conflict(self._server, declared.collection, target) for target in unique]
             found = [conflict for conflict in looked if conflict is not None]
@@ -240,7 +245,7 @@ class _Run:
                     # A command of its own: the server takes the two only one after the other.
                     await self._modify(step, unique=True)
                 except OperationFailure as error:
-                    if error.code != _CANNOT_CONVERT:
+                    if error.code != Code.CANNOT_CONVERT_INDEX_TO_UNIQUE:
                         raise
                     # Under prepareUnique no new violation comes while the stored ones are resolved.
                     if conflict := await find_conflict(self._server, step.collection, step.definition):

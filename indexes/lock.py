@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from pymongo.errors import OperationFailure
 
+from indexes.codes import Code
 from indexes.errors import IndexToolError, LockHeld, MissingRight, Unreachable
 from indexes.server import Server
 from sessions.tasks import until_set
@@ -26,7 +27,6 @@ DEFAULT_LEASE: Final = timedelta(seconds=15)
 DEFAULT_WAIT: Final = timedelta(minutes=10)
 
 _KEY: Final = "apply"
-_DUPLICATE: Final = 11000
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.5
 _MAJORITY: Final = {"w": "majority"}
@@ -75,7 +75,7 @@ class Lock:
             # server refuses $expr in an upsert.
             return await self._update({"holder": self._holder}, changes=self._until(), upsert=True)
         except OperationFailure as error:
-            if error.code != _DUPLICATE:
+            if error.code != Code.DUPLICATE_KEY:
                 raise
             return False
 

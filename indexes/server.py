@@ -7,6 +7,7 @@ import pymongo
 from pymongo import ReadPreference
 from pymongo.errors import ExecutionTimeout, OperationFailure, PyMongoError
 
+from indexes.codes import Code
 from indexes.errors import BadChoice, IndexToolError, MissingRight, Unreachable
 from sessions.store.collection import SessionCollection
 from sessions.store.driver_errors import cause_of
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 QUICK_SECONDS: Final = 5.0
 # None would leave the limit to the client's own `timeoutMS`; 0 stands above it and is none.
 _NO_LIMIT: Final = 0.0
-_UNAUTHORIZED: Final = 13
-_AUTHENTICATION_FAILED: Final = 18
-_NO_COLLECTION: Final = 26
 _PASSING: Final = frozenset({6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 
 # The smallest built-in role that has the action: https://www.mongodb.com/docs/v6.0/reference/built-in-roles/
@@ -87,7 +85,7 @@ class Server:
         try:
             answer = await self.command(listing, about=collection)
         except OperationFailure as error:
-            if error.code == _NO_COLLECTION:
+            if error.code == Code.NAMESPACE_NOT_FOUND:
                 return None
             raise
         return as_listed(answer)
@@ -131,14 +129,14 @@ def understood(error: PyMongoError, command: str, where: str) -> IndexToolError 
     """What an error of a command means for its user; None for a refusal that only the caller can judge."""
     if not isinstance(error, OperationFailure) or isinstance(error, ExecutionTimeout):
         return _unreachable(error)
-    if error.code == _UNAUTHORIZED:
+    if error.code == Code.UNAUTHORIZED:
         action, role = _RIGHTS.get(command, (command, "dbAdmin"))
         return MissingRight(action, role, where)
-    return _unreachable(error) if error.code in _PASSING or error.code == _AUTHENTICATION_FAILED else None
+    return _unreachable(error) if error.code in _PASSING or error.code == Code.AUTHENTICATION_FAILED else None
 
 
 def _unreachable(error: PyMongoError) -> Unreachable:
     cause = cause_of(error)
-    if getattr(error, "code", None) == _AUTHENTICATION_FAILED:
+    if getattr(error, "code", None) == Code.AUTHENTICATION_FAILED:
         return Unreachable(f"the server refused the user or the password ({cause})")
     return Unreachable(f"the server does not answer ({cause}): what was done stays, run this again when it does")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pymongo.errors import OperationFailure
 
+from indexes.codes import Code
 from indexes.server import Server
 from indexes.session_collection.query_shapes import BY_ID, SHAPES, Sample, Shape
 from indexes.session_collection.session_document import GOVERNS
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from sessions.store.collection import Database
 
 MOST_KEYS_PER_ROUTE: Final = 1.1
-_BAD_HINT: Final = 2
 _COLLECTION_SCAN: Final = "COLLSCAN"
 _SORT: Final = "SORT"
 _BY_ID_STAGE: Final = "IDHACK"
@@ -116,7 +116,7 @@ async def _told(server: Server, shape: Shape, sample: Sample) -> dict[str, Any]:
     try:
         return await server.explain(_command(shape, sample, with_hint=True), verbosity="executionStats")
     except OperationFailure as error:
-        if error.code != _BAD_HINT:
+        if error.code != Code.BAD_VALUE:
             raise
         # As the repository does: the same query without the hint.
         return await server.explain(_command(shape, sample, with_hint=False), verbosity="executionStats")
