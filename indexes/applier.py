@@ -6,18 +6,18 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from pymongo.errors import OperationFailure
 
 from indexes.codes import Code
-from indexes.conflicts import Conflict, find_conflict
+from indexes.conflicts import Conflict, find_conflicts
 from indexes.declared import Declared, declared_by
 from indexes.errors import BadChoice, IndexToolError, Unsettled
 from indexes.lock import DEFAULT_LEASE, DEFAULT_WAIT, Lock, locked
 from indexes.planner import Plan, look, plan_on
 from indexes.progress import Progress, Tell, follow
-from indexes.server import Server
+from indexes.server import Server, is_router
 from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
 from indexes.session_collection.superseding import Resolution, can_resolve, supersede_older
 from indexes.steps import NEVER_SECONDS, Action, Choices, Step, is_building, next_step
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from sessions.store.collection import Database
 
 DEFAULT_COMMIT_QUORUM: Final = "majority"
-_MAJORITY: Final = {"w": "majority"}
 _POLL_SECONDS: Final = 0.2
 _MOST_REPLANS: Final = 20
 _MOST_RESOLUTIONS: Final = 3
@@ -110,15 +109,9 @@ class _Run:
                 await self._understand(error, found.declared)
                 replans += 1
                 if replans > _MOST_REPLANS:
-                    if step.builds and error.code in _STANDS_IN_THE_WAY:
-                        raise Unsettled(
-                            f"{step.action} of {step.index} was refused {replans} times (code {error.code}): the "
-                            f"server takes {await self._in_the_way_of(step)} for the same index, in another spelling; "
-                            "drop it at a quiet time"
-                        ) from error
                     raise Unsettled(
                         f"{step.action} of {step.index} was refused {replans} times (code {error.code}): "
-                        "somebody else changes these indexes; run this again when he has ended"
+                        f"{await self._why_refused(step, error)}"
                     ) from error
                 await asyncio.sleep(_POLL_SECONDS)
                 continue
@@ -130,27 +123,26 @@ class _Run:
         """Return where the step may be tried again, after what has to be done before it."""
         if error.code in _VIOLATED:
             unique = [target for target in declared.indexes.values() if target.get("unique")]
-            looked = [await find_conflict(self._server, declared.collection, target) for target in unique]
-            found = [conflict for conflict in looked if conflict is not None]
-            # None left: whoever violated it was ended meanwhile.
-            if found:
+            # Empty: whichever session violated it was ended meanwhile.
+            if found := await find_conflicts(self._server, declared.collection, unique):
                 await self.resolve(found)
         elif error.code not in _OVERTAKEN:
             raise error
 
-    async def _in_the_way_of(self, step: Step) -> str:
+    async def _why_refused(self, step: Step, error: OperationFailure) -> str:
+        if not step.builds or error.code not in _STANDS_IN_THE_WAY:
+            return "somebody else keeps changing these indexes; run this again when they have finished"
         keys = keys_of(step.definition)
         present = await self._server.indexes(step.collection) or {}
         names = [name for name, held in present.items() if name == step.index or keys_of(held) == keys]
-        return " or ".join(names) or "another"
+        taken = " or ".join(names) or "another"
+        return f"the server takes {taken} for the same index, in another spelling; drop it at a quiet time"
 
     async def resolve(self, found: Sequence[Conflict]) -> None:
         """End the older governors where that was asked for; else stop the run."""
-        if not self._resolutions_left:
+        if not self._resolutions_left or not can_resolve(found):
             raise _Conflicts(found)
         self._resolutions_left -= 1
-        if not all(can_resolve(conflict) for conflict in found):
-            raise _Conflicts(found)
         self.superseded += await supersede_older(self._database, self._server)
 
     async def _take(self, step: Step, read: Mapping[str, Any] | None) -> bool:
@@ -175,6 +167,8 @@ class _Run:
                 await self._make_unique(step)
             case Action.CANCEL_PREPARE_UNIQUE:
                 await self._modify(step, prepareUnique=False)
+            case _:
+                assert_never(step.action)
         self._tell(Progress(step=step, elapsed=monotonic() - began, ended=True))
         return taken
 
@@ -193,7 +187,7 @@ class _Run:
         if self._quorum is not None:
             command["commitQuorum"] = self._quorum
         async with self._followed(step):
-            await self._server.command({**command, "writeConcern": _MAJORITY}, about=step.collection, quick=False)
+            await self._server.change(command, about=step.collection, quick=False)
 
     async def _wait(self, step: Step) -> None:
         """Wait for a build that a run before this one left to the server."""
@@ -217,7 +211,7 @@ class _Run:
         command = {"setIndexCommitQuorum": step.collection, "indexNames": list(names), "commitQuorum": self._quorum}
         # Refused where the build has just ended; otherwise it goes on with the quorum it has.
         with contextlib.suppress(OperationFailure):
-            await self._server.command({**command, "writeConcern": _MAJORITY}, about=step.collection)
+            await self._server.change(command, about=step.collection)
 
     async def _drop(self, step: Step, read: Mapping[str, Any] | None) -> bool:
         # Read again right before: what was judged may have been replaced by somebody else since.
@@ -229,13 +223,13 @@ class _Run:
         most = int(self._lock.left.total_seconds() * 1000)
         if most <= 0:
             return False
-        command = {"dropIndexes": step.collection, "index": step.index, "maxTimeMS": most, "writeConcern": _MAJORITY}
-        await self._server.command(command, about=step.collection, quick=False)
+        command = {"dropIndexes": step.collection, "index": step.index, "maxTimeMS": most}
+        await self._server.change(command, about=step.collection, quick=False)
         return True
 
     async def _modify(self, step: Step, **changes: object) -> None:
-        command = {"collMod": step.collection, "index": {"name": step.index, **changes}, "writeConcern": _MAJORITY}
-        await self._server.command(command, about=step.collection, quick=False)
+        command = {"collMod": step.collection, "index": {"name": step.index, **changes}}
+        await self._server.change(command, about=step.collection, quick=False)
 
     async def _make_unique(self, step: Step) -> None:
         await self._modify(step, prepareUnique=True)
@@ -248,8 +242,8 @@ class _Run:
                     if error.code != Code.CANNOT_CONVERT_INDEX_TO_UNIQUE:
                         raise
                     # Under prepareUnique no new violation comes while the stored ones are resolved.
-                    if conflict := await find_conflict(self._server, step.collection, step.definition):
-                        await self.resolve([conflict])
+                    if found := await find_conflicts(self._server, step.collection, [step.definition]):
+                        await self.resolve(found)
                 else:
                     return
         except BaseException:
@@ -274,9 +268,9 @@ def _checked_resolution(resolve: str | None) -> bool:
 async def _quorum_of(server: Server, wanted: str | int) -> str | int | None:
     if isinstance(wanted, bool) or not wanted:
         raise BadChoice("commit_quorum must be majority, votingMembers, a tag, or a number of members from 1")
-    answered = await server.hello()
+    hello = await server.hello()
     # A standalone server knows no quorum and refuses one.
-    return wanted if "setName" in answered or answered.get("msg") == "isdbgrid" else None
+    return wanted if "setName" in hello or is_router(hello) else None
 
 
 async def apply(
@@ -332,7 +326,7 @@ async def apply(
     before = await plan_on(server, declared, choices)
     if not before.steps:
         return Applied(steps=(), plan=before)
-    if before.conflicts and not (resolves and all(can_resolve(conflict) for conflict in before.conflicts)):
+    if before.conflicts and not (resolves and can_resolve(before.conflicts)):
         return Applied(steps=(), plan=before, conflicts=before.conflicts)
     quorum = await _quorum_of(server, commit_quorum)
     conflicts: tuple[Conflict, ...] = ()

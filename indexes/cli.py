@@ -10,19 +10,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 from pymongo.errors import OperationFailure, PyMongoError
 from rich.console import Console
 
 from indexes import errors, rendering
-from indexes.applier import DEFAULT_COMMIT_QUORUM, apply
+from indexes.applier import DEFAULT_COMMIT_QUORUM, Applied, apply
 from indexes.declared import load
 from indexes.errors import BadChoice, IndexToolError
 from indexes.lock import DEFAULT_LEASE
-from indexes.planner import check, plan
-from indexes.session_collection.explaining import explain
+from indexes.planner import Plan, check, plan
+from indexes.session_collection.explaining import Explanation, explain
 from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
 from indexes.session_collection.sharding import shard
 from indexes.session_collection.superseding import Resolution
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from sessions.store.collection import Database
 
+_COMMAND: Final = "python -m indexes"
 # To the end of the message: a password may hold anything, a blank too.
 _A_URI: Final = re.compile(r"mongodb(\+srv)?:.*", re.IGNORECASE | re.DOTALL)
 # An application's URI may limit its queries; a build takes as long as it takes. What is quick has a limit of its own.
@@ -42,13 +43,16 @@ app = typer.Typer(
     name="session-indexes",
     help="The indexes that Beanie documents declare, on a live database.",
     epilog=(
-        "Exit status: 0 done; 1 differences, or a failed check; 2 wrong usage, a missing right, or no server reached; "
-        "3 conflicts in the data; 130 stopped by a signal."
+        f"Exit status: {errors.DONE} done; {errors.DIFFERENCES} differences, or a failed check; "
+        f"{errors.USAGE_OR_UNREACHABLE} wrong usage, a missing right, or no server reached; "
+        f"{errors.CONFLICTS} conflicts in the data; {errors.STOPPED} stopped by a signal."
     ),
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+Shown = TypeVar("Shown", Plan, Applied, Explanation)
 
 Uri = Annotated[
     str | None,
@@ -80,6 +84,13 @@ HideOnly = Annotated[bool, typer.Option("--hide-only", help="Hide indexes that n
 
 def _out() -> Console:
     return rendering.console_for(sys.stdout)
+
+
+def _show(found: Shown, show: Callable[[Console, Shown], None], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(rendering.as_json(found))
+    else:
+        show(_out(), found)
 
 
 def _documents(paths: list[str] | None) -> "Sequence[type[Document]]":
@@ -142,10 +153,7 @@ def plan_command(
 
     async def work(held: "Database") -> int:
         found = await plan(held, documents=documents, drop_undeclared=drop_undeclared, hide_only=hide_only)
-        if as_json:
-            typer.echo(rendering.as_json(found))
-        else:
-            rendering.show_plan(_out(), found)
+        _show(found, rendering.show_plan, as_json=as_json)
         if found.conflicts:
             return errors.CONFLICTS
         return errors.DIFFERENCES if found.steps or found.blocked else errors.DONE
@@ -206,10 +214,7 @@ def apply_command(
                 lock_lease=timedelta(seconds=lock_lease),
                 tell=tell,
             )
-        if as_json:
-            typer.echo(rendering.as_json(done))
-        else:
-            rendering.show_applied(_out(), done)
+        _show(done, rendering.show_applied, as_json=as_json)
         if done.conflicts:
             return errors.CONFLICTS
         return errors.DONE if done.plan.is_as_declared and not done.plan.steps else errors.DIFFERENCES
@@ -226,10 +231,7 @@ def check_command(
 
     async def work(held: "Database") -> int:
         found = await check(held, documents=documents)
-        if as_json:
-            typer.echo(rendering.as_json(found))
-        else:
-            rendering.show_check(_out(), found)
+        _show(found, rendering.show_check, as_json=as_json)
         return errors.DONE if found.is_as_declared else errors.DIFFERENCES
 
     return _run(uri, database, work)
@@ -241,10 +243,7 @@ def explain_command(*, uri: Uri = None, database: DatabaseName = None, as_json: 
 
     async def work(held: "Database") -> int:
         found = await explain(held)
-        if as_json:
-            typer.echo(rendering.as_json(found))
-        else:
-            rendering.show_explanation(_out(), found)
+        _show(found, rendering.show_explanation, as_json=as_json)
         return errors.DONE if found.is_fine else errors.DIFFERENCES
 
     return _run(uri, database, work)
@@ -270,7 +269,7 @@ def shard_command(
 
 
 def _refuse(text: str, status: int) -> int:
-    typer.echo(f"python -m indexes: {text}", err=True)
+    typer.echo(f"{_COMMAND}: {text}", err=True)
     return status
 
 
@@ -279,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         status = command.main(
-            args=None if arguments is None else list(arguments), prog_name="python -m indexes", standalone_mode=False
+            args=None if arguments is None else list(arguments), prog_name=_COMMAND, standalone_mode=False
         )
     except IndexToolError as error:
         return _refuse(_A_URI.sub("(a URI, not shown)", str(error)), error.exit_status)

@@ -1,6 +1,6 @@
 """Which stored documents violate a unique index that is to be built: counted, and the first ten named."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -81,8 +81,13 @@ def _first(value: str) -> dict[str, Any]:
     return {"n": MOST_NAMED, "input": value}
 
 
-async def find_conflict(server: Server, collection: str, definition: Mapping[str, Any]) -> Conflict | None:
-    """What keeps a unique index from being built, or None."""
+async def find_conflicts(server: Server, collection: str, definitions: Iterable[Mapping[str, Any]]) -> list[Conflict]:
+    """What keeps unique indexes from being built; one conflict at most for each of them."""
+    looked = [await _conflict_of(server, collection, definition) for definition in definitions]
+    return [conflict for conflict in looked if conflict is not None]
+
+
+async def _conflict_of(server: Server, collection: str, definition: Mapping[str, Any]) -> Conflict | None:
     options = {"collation": definition["collation"]} if definition.get("collation") else {}
     found = await server.aggregate(collection, pipeline_for(definition), quick=False, allowDiskUse=True, **options)
     if not found:

@@ -106,13 +106,18 @@ def declared_by(documents: Sequence[type[Document]]) -> tuple[Declared, ...]:
         held = by_collection.setdefault(collection_of(document), {})
         for definition in _indexes_of(document):
             name = str(definition["name"])
-            if keys_of(definition) != [("_id", 1)]:  # every collection has that one
+            if not is_index_of_ids(definition):
                 if held.get(name, definition) != definition:
                     raise BadDocument(f"two different indexes are declared under the name {name}: give each its own")
                 held[name] = definition
     for collection, held in by_collection.items():
         _refuse_twins(collection, held.values())
     return tuple(Declared(collection, held) for collection, held in by_collection.items())
+
+
+def is_index_of_ids(definition: Mapping[str, Any]) -> bool:
+    """Whether it is the one on ``_id``, which every collection has."""
+    return keys_of(definition) == [("_id", 1)]
 
 
 def _refuse_twins(collection: str, definitions: Iterable[Mapping[str, Any]]) -> None:

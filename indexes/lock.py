@@ -29,7 +29,6 @@ DEFAULT_WAIT: Final = timedelta(minutes=10)
 _KEY: Final = "apply"
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.5
-_MAJORITY: Final = {"w": "majority"}
 
 
 class Lock:
@@ -58,10 +57,9 @@ class Lock:
             "update": [{"$set": changes}],
             "upsert": upsert,
             "new": True,
-            "writeConcern": _MAJORITY,
         }
         asked_at = monotonic()
-        answer = await self._server.command(command, about=LOCKS)
+        answer = await self._server.change(command, about=LOCKS)
         if answer.get("value") is None:
             return False
         self._renewed_at = asked_at
@@ -126,10 +124,9 @@ class Lock:
         command = {
             "delete": LOCKS,
             "deletes": [{"q": {"_id": _KEY, "holder": self._holder}, "limit": 1}],
-            "writeConcern": _MAJORITY,
         }
         with contextlib.suppress(Unreachable, MissingRight, OperationFailure):
-            await self._server.command(command, about=LOCKS)
+            await self._server.change(command, about=LOCKS)
 
 
 @contextlib.asynccontextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pymongo.errors import OperationFailure
 
-from indexes.conflicts import Conflict, find_conflict
+from indexes.conflicts import Conflict, find_conflicts
 from indexes.declared import Declared, declared_by
 from indexes.errors import MissingRight
 from indexes.server import Server
@@ -216,8 +216,7 @@ async def plan_on(
         blocked += blocked_in(found.declared, after, choices)
         if with_conflicts and found.present:
             unique = to_be_unique(found.declared, found.present, ours)
-            looked = [await find_conflict(server, one.collection, definition) for definition in unique]
-            conflicts += [conflict for conflict in looked if conflict is not None]
+            conflicts += await find_conflicts(server, one.collection, unique)
     return Plan(
         database=server.name,
         indexes=tuple(indexes),

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, Self, TextIO
 
 from rich import box
@@ -16,7 +16,9 @@ from indexes.applier import Applied
 from indexes.conflicts import Conflict
 from indexes.planner import IndexStanding, Plan, Standing
 from indexes.progress import Progress as BuildProgress
+from indexes.server import in_utc
 from indexes.session_collection.explaining import Explanation
+from indexes.session_collection.superseding import Resolution
 from indexes.steps import Action, Blocked, Step
 from sessions.store.index_definitions import in_words
 
@@ -140,7 +142,7 @@ def show_conflicts(console: Console, conflicts: Sequence[Conflict]) -> None:
     if conflicts:
         console.print(
             "apply refuses to build over them: put them right first, or let "
-            "apply --resolve supersede-older end the older sessions of each conversation."
+            f"apply --resolve {Resolution.SUPERSEDE_OLDER} end the older sessions of each conversation."
         )
 
 
@@ -198,13 +200,13 @@ def show_explanation(console: Console, explanation: Explanation) -> None:
 
 def as_json(value: Plan | Applied | Explanation) -> str:
     """The same for programs."""
-    told = (
-        _plan_values(value)
-        if isinstance(value, Plan)
-        else _applied_values(value)
-        if isinstance(value, Applied)
-        else _explanation_values(value)
-    )
+    match value:
+        case Plan():
+            told = _plan_values(value)
+        case Applied():
+            told = _applied_values(value)
+        case Explanation():
+            told = _explanation_values(value)
     return json.dumps(told, indent=2, default=str)
 
 
@@ -222,15 +224,8 @@ def _index_values(index: IndexStanding) -> dict[str, Any]:
         "differences": [{"aspect": found.aspect, "text": found.text} for found in index.differences],
         "size": index.use.size,
         "use": "unknown" if index.use.operations is None else index.use.operations,
-        "since": _in_utc(index.use.since),
+        "since": None if index.use.since is None else in_utc(index.use.since).isoformat(),
     }
-
-
-def _in_utc(moment: datetime | None) -> str | None:
-    """With its offset: a client that does not ask for one is given UTC without it."""
-    if moment is None:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
 
 
 def _conflict_values(conflict: Conflict) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The commands that the tool sends, for any driver; what the server refuses becomes an error with the next step."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import pymongo
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 QUICK_SECONDS: Final = 5.0
 # None would leave the limit to the client's own `timeoutMS`; 0 stands above it and is none.
 _NO_LIMIT: Final = 0.0
+_MAJORITY: Final = {"w": "majority"}
 _PASSING: Final = frozenset({6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 
-# The smallest built-in role that has the action: https://www.mongodb.com/docs/v6.0/reference/built-in-roles/
-_RIGHTS: Final[Mapping[str, tuple[str, str]]] = {
+RIGHTS: Final[Mapping[str, tuple[str, str]]] = {
+    "hello": ("hello", "read"),  # everybody may
     "listIndexes": ("listIndexes", "read"),
     "find": ("find", "read"),
     "explain": ("find", "read"),
@@ -37,6 +39,10 @@ _RIGHTS: Final[Mapping[str, tuple[str, str]]] = {
     "shardCollection": ("enableSharding", "clusterManager"),
     "enableSharding": ("enableSharding", "clusterManager"),
 }
+"""The action that each command takes, and the smallest built-in role that has it.
+
+https://www.mongodb.com/docs/v6.0/reference/built-in-roles/
+"""
 
 
 class Server:
@@ -66,6 +72,7 @@ class Server:
         """
         database = self._database.client.admin if admin else self._database
         name = next(iter(command))
+        right = RIGHTS[name]  # a command that lacks its row is not sent
         try:
             with pymongo.timeout(QUICK_SECONDS if quick else _NO_LIMIT):
                 answer: dict[str, Any] = await answered(
@@ -74,10 +81,14 @@ class Server:
         except PyMongoError as error:
             if isinstance(error, ExecutionTimeout) and "maxTimeMS" in command:
                 raise  # it was given its time, and the caller knows what to do when that is over
-            if (known := understood(error, name, f"{database.name}.{about}" if about else database.name)) is None:
+            if (known := understood(error, right, f"{database.name}.{about}" if about else database.name)) is None:
                 raise
             raise known from error
         return answer
+
+    async def change(self, command: Mapping[str, Any], *, about: str, quick: bool = True) -> dict[str, Any]:
+        """Send a command that changes something, and wait until a majority of the members has it."""
+        return await self.command({**command, "writeConcern": _MAJORITY}, about=about, quick=quick)
 
     async def indexes(self, collection: str) -> dict[str, dict[str, Any]] | None:
         """Each index by its name, one being built with its ``buildUUID``; None where there is no collection."""
@@ -125,13 +136,12 @@ class Server:
         return await self.command({"hello": 1}, admin=True)
 
 
-def understood(error: PyMongoError, command: str, where: str) -> IndexToolError | None:
+def understood(error: PyMongoError, right: tuple[str, str], where: str) -> IndexToolError | None:
     """What an error of a command means for its user; None for a refusal that only the caller can judge."""
     if not isinstance(error, OperationFailure) or isinstance(error, ExecutionTimeout):
         return _unreachable(error)
     if error.code == Code.UNAUTHORIZED:
-        action, role = _RIGHTS.get(command, (command, "dbAdmin"))
-        return MissingRight(action, role, where)
+        return MissingRight(*right, where)
     return _unreachable(error) if error.code in _PASSING or error.code == Code.AUTHENTICATION_FAILED else None
 
 
@@ -140,3 +150,13 @@ def _unreachable(error: PyMongoError) -> Unreachable:
     if getattr(error, "code", None) == Code.AUTHENTICATION_FAILED:
         return Unreachable(f"the server refused the user or the password ({cause})")
     return Unreachable(f"the server does not answer ({cause}): what was done stays, run this again when it does")
+
+
+def is_router(hello: Mapping[str, Any]) -> bool:
+    """Whether a router of a sharded cluster answered."""
+    return hello.get("msg") == "isdbgrid"
+
+
+def in_utc(moment: datetime) -> datetime:
+    """A moment of an answer, with its zone: a client that is not ``tz_aware`` is given UTC without it."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

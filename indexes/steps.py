@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from indexes.declared import Declared
+from indexes.declared import Declared, is_index_of_ids
 from indexes.session_collection.session_document import is_shard_key_index
 from sessions.store.index_definitions import Aspect, compare, keys_of, signature, ttl_of
 
@@ -132,7 +132,7 @@ def undeclared_in(declared: Declared, present: Present) -> list[str]:
         name
         for name, definition in present.items()
         if name not in declared.indexes
-        and keys_of(definition) != [("_id", 1)]
+        and not is_index_of_ids(definition)
         and not definition.get("clustered")
         and target_of_bridge(name, definition) not in declared.indexes
         and not is_shard_key_index(declared.collection, definition)

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pymongo.errors import OperationFailure
 
 from indexes.codes import Code
-from indexes.server import Server
+from indexes.server import Server, in_utc
 from indexes.session_collection.query_shapes import BY_ID, SHAPES, Sample, Shape
 from indexes.session_collection.session_document import GOVERNS
 from indexes.steps import Present, is_building
@@ -185,8 +185,7 @@ async def explain(database: "Database") -> Explanation:
     """
     server = Server(database)
     present = await server.indexes(COLLECTION) or {}
-    told: datetime = (await server.hello())["localTime"]
-    at = told if told.tzinfo else told.replace(tzinfo=UTC)
+    at = in_utc((await server.hello())["localTime"])
     governing = await _sample(server, at, GOVERNS)
     showing = await _sample(server, at, {"current_preview_id": {"$type": "string"}})
     queries = [

@@ -12,17 +12,21 @@ from typing import Any, Final
 from sessions.domain.lifecycle import LEASES, NOT_ENDED, CallName, LeaseKind
 from sessions.domain.models import ActiveScheduleSessionSnapshot, RerunClaim
 from sessions.store import reads, writes
-from sessions.store.document import COLLECTION, LATEST_INDEX, PAGE_INDEX, ROUTING_INDEX
+from sessions.store.document import INDEXES, LATEST_INDEX, PAGE_INDEX, ROUTING_INDEX
 from sessions.store.reads import Lookup
 from sessions.store.updates import Query
 from sessions.store.writes import Call, Write
 
 BY_ID: Final = "_id_"
-_BY_TRIGGER: Final = f"idx_{COLLECTION}_trigger_id"
-_BY_PREVIEW: Final = f"idx_{COLLECTION}_preview_id"
-_BY_STATUS: Final = f"idx_{COLLECTION}_status_updated"
-_BY_EXPIRY: Final = f"idx_{COLLECTION}_expires_at"
-_BY_LEASE: Final = f"idx_{COLLECTION}_lease_expires_at"
+_LIMIT: Final = 1000
+_ATTEMPTS: Final = 5
+_LEASE: Final = timedelta(seconds=60)
+_NAMES: Final = {tuple(index.document["key"]): index.document["name"] for index in INDEXES}
+_BY_TRIGGER: Final = _NAMES["trigger_id",]
+_BY_PREVIEW: Final = _NAMES["current_preview_id",]
+_BY_STATUS: Final = _NAMES["status", "updated_at"]
+_BY_EXPIRY: Final = _NAMES["state.expires_at",]
+_BY_LEASE: Final = _NAMES["lease.expires_at",]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +83,7 @@ def _call(sample: Sample, name: CallName, **given: Any) -> Call:
         session_id=sample.session_id,
         user_id=sample.user_id,
         operation_id="operation",
-        max_attempts=5,
+        max_attempts=_ATTEMPTS,
         **given,
     )
 
@@ -102,7 +106,7 @@ def _held(sample: Sample, name: CallName, kind: LeaseKind = LeaseKind.REPLY) -> 
         reply_id="reply",
         attempt=1,
         expires_at=sample.at,
-        lease=timedelta(seconds=60),
+        lease=_LEASE,
     )
     return _call(sample, name, claim=claim, lease=claim.lease)
 
@@ -116,11 +120,8 @@ def _batch(sample: Sample, write: Write) -> Write:
 
 
 def _claimed(sample: Sample, name: CallName, **given: Any) -> Call:
-    return _call(sample, name, reply_id="reply", lease=timedelta(seconds=60), **given)
+    return _call(sample, name, reply_id="reply", lease=_LEASE, **given)
 
-
-_LIMIT: Final = 1000
-_ATTEMPTS: Final = 5
 
 SHAPES: Final[tuple[Shape, ...]] = (
     # --- what each chat message, click and rerun of a user sends ---
@@ -219,9 +220,7 @@ SHAPES: Final[tuple[Shape, ...]] = (
     Shape(
         name="claim_apply",
         function=writes.claim_apply,
-        asked=lambda s: writes.claim_apply(
-            _call(s, CallName.CLAIM_APPLY, preview_id=s.preview_id, lease=timedelta(seconds=60)), s.at
-        ),
+        asked=lambda s: writes.claim_apply(_call(s, CallName.CLAIM_APPLY, preview_id=s.preview_id, lease=_LEASE), s.at),
     ),
     Shape(
         name="complete_apply, fail_apply",

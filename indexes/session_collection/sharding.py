@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from indexes.declared import declared_by
 from indexes.errors import CannotShard, NotSharded
-from indexes.server import Server
+from indexes.server import Server, is_router
 from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
 from indexes.steps import Present
 from sessions.store.document import COLLECTION, SHARD_KEY
@@ -14,8 +14,6 @@ from sessions.store.index_definitions import keys_of
 
 if TYPE_CHECKING:
     from sessions.store.collection import Database
-
-_ROUTER: Final = "isdbgrid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,7 @@ async def shard(database: "Database", *, carry_out: bool = False) -> tuple[Shard
         A ``hello`` and a ``listIndexes``, and one for each command that is run.
     """
     server = Server(database)
-    if (await server.hello()).get("msg") != _ROUTER:
+    if not is_router(await server.hello()):
         raise NotSharded("this server is no router of a sharded cluster: connect to its mongos, or leave this out")
     declared = next(one for one in declared_by(DEFAULT_DOCUMENTS) if one.collection == COLLECTION)
     present = await server.indexes(COLLECTION) or {}

@@ -1,5 +1,6 @@
 """Making room for the governor index: of the sessions that govern one conversation, the newest stays."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -9,7 +10,7 @@ from pymongo.errors import PyMongoError
 
 from indexes.conflicts import Conflict
 from indexes.errors import Unreachable
-from indexes.server import Server, understood
+from indexes.server import RIGHTS, Server, understood
 from indexes.session_collection.session_document import GOVERNS
 from sessions.domain.errors import SessionRef, StoreUnavailable
 from sessions.domain.lifecycle import CallName, LeaseKind
@@ -43,9 +44,9 @@ class Resolution(StrEnum):
     SUPERSEDE_OLDER = "supersede-older"
 
 
-def can_resolve(conflict: Conflict) -> bool:
-    """Whether it is about the governor index; of other documents nobody here knows which may go."""
-    return conflict.collection == COLLECTION and conflict.index == ROUTING_INDEX
+def can_resolve(conflicts: Iterable[Conflict]) -> bool:
+    """Whether all are about the governor index; of other documents nobody here knows which may go."""
+    return all(conflict.collection == COLLECTION and conflict.index == ROUTING_INDEX for conflict in conflicts)
 
 
 async def supersede_older(database: "Database", server: Server) -> list[str]:
@@ -70,7 +71,7 @@ async def supersede_older(database: "Database", server: Server) -> list[str]:
         cause = error.__cause__
         if not isinstance(cause, PyMongoError):
             raise Unreachable(str(error)) from error
-        raise understood(cause, "findAndModify", f"{server.name}.{COLLECTION}") or cause from error
+        raise understood(cause, RIGHTS["findAndModify"], f"{server.name}.{COLLECTION}") or cause from error
 
 
 async def _supersede(database: "Database", server: Server) -> list[str]:
