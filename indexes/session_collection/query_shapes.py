@@ -21,12 +21,12 @@ BY_ID: Final = "_id_"
 _LIMIT: Final = 1000
 _ATTEMPTS: Final = 5
 _LEASE: Final = timedelta(seconds=60)
-_NAMES: Final = {tuple(index.document["key"]): index.document["name"] for index in INDEXES}
-_BY_TRIGGER: Final = _NAMES["trigger_id",]
-_BY_PREVIEW: Final = _NAMES["current_preview_id",]
-_BY_STATUS: Final = _NAMES["status", "updated_at"]
-_BY_EXPIRY: Final = _NAMES["state.expires_at",]
-_BY_LEASE: Final = _NAMES["lease.expires_at",]
+_INDEX_ON: Final = {tuple(index.document["key"]): index.document["name"] for index in INDEXES}
+_BY_TRIGGER: Final = _INDEX_ON["trigger_id",]
+_BY_PREVIEW: Final = _INDEX_ON["current_preview_id",]
+_BY_STATUS: Final = _INDEX_ON["status", "updated_at"]
+_BY_EXPIRY: Final = _INDEX_ON["state.expires_at",]
+_BY_LEASE: Final = _INDEX_ON["lease.expires_at",]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,15 +52,13 @@ class Shape:
 
     Attributes:
         name: The repository's method, with what it does in brackets where that is not all.
-        function: The function of `reads` or `writes` that builds it.
-        asked: What it builds for a sample.
+        asked: What the one function of `reads` or `writes` that it names builds for a sample.
         by_user: Whether a request of a user sends it; upkeep's queries are sent by workers.
         routes: Whether each chat message pays for it.
         index: The index that it is made for.
     """
 
     name: str
-    function: Callable[..., Any]
     asked: Callable[[Sample], Asked]
     by_user: bool = True
     routes: bool = False
@@ -125,57 +123,30 @@ def _claimed(sample: Sample, name: CallName, **given: Any) -> Call:
 
 SHAPES: Final[tuple[Shape, ...]] = (
     # --- what each chat message, click and rerun of a user sends ---
-    Shape(
-        name="route",
-        function=reads.governor,
-        asked=lambda s: reads.governor(s.user_id, s.conversation_id),
-        routes=True,
-        index=ROUTING_INDEX,
-    ),
+    Shape(name="route", asked=lambda s: reads.governor(s.user_id, s.conversation_id), routes=True, index=ROUTING_INDEX),
     Shape(
         name="route_many",
-        function=reads.governors,
         asked=lambda s: reads.governors(s.user_id, [s.conversation_id]),
         routes=True,
         index=ROUTING_INDEX,
     ),
-    Shape(
-        name="latest",
-        function=reads.latest,
-        asked=lambda s: reads.latest(s.user_id, s.conversation_id),
-        index=LATEST_INDEX,
-    ),
+    Shape(name="latest", asked=lambda s: reads.latest(s.user_id, s.conversation_id), index=LATEST_INDEX),
     Shape(
         name="find_by_reply",
-        function=reads.by_reply,
         asked=lambda s: reads.by_reply(s.user_id, s.conversation_id, s.reply_id),
         index=LATEST_INDEX,
     ),
-    Shape(name="get", function=reads.by_id, asked=lambda s: reads.by_id(s.session_id, s.user_id)),
-    Shape(
-        name="history", function=reads.by_id, asked=lambda s: reads.by_id(s.session_id, s.user_id, with_history=True)
-    ),
-    Shape(
-        name="find_by_trigger",
-        function=reads.by_trigger,
-        asked=lambda s: reads.by_trigger(s.user_id, s.trigger_id),
-        index=_BY_TRIGGER,
-    ),
-    Shape(
-        name="find_by_preview",
-        function=reads.by_preview,
-        asked=lambda s: reads.by_preview(s.user_id, s.preview_id),
-        index=_BY_PREVIEW,
-    ),
+    Shape(name="get", asked=lambda s: reads.by_id(s.session_id, s.user_id)),
+    Shape(name="history", asked=lambda s: reads.by_id(s.session_id, s.user_id, with_history=True)),
+    Shape(name="find_by_trigger", asked=lambda s: reads.by_trigger(s.user_id, s.trigger_id), index=_BY_TRIGGER),
+    Shape(name="find_by_preview", asked=lambda s: reads.by_preview(s.user_id, s.preview_id), index=_BY_PREVIEW),
     Shape(
         name="list_sessions (first page)",
-        function=reads.page,
         asked=lambda s: reads.page(s.user_id, frozenset(NOT_ENDED), limit=50, after=None),
         index=PAGE_INDEX,
     ),
     Shape(
         name="list_sessions (next page)",
-        function=reads.page,
         asked=lambda s: reads.page(
             s.user_id, frozenset(NOT_ENDED), limit=50, after=(s.updated_at or s.at, s.session_id)
         ),
@@ -183,130 +154,81 @@ SHAPES: Final[tuple[Shape, ...]] = (
     ),
     Shape(
         name="bind_conversation",
-        function=writes.bind_conversation,
         asked=lambda s: writes.bind_conversation(
             _call(s, CallName.BIND_CONVERSATION, conversation_id=s.conversation_id), s.at
         ),
     ),
     Shape(
         name="record_notification",
-        function=writes.record_notification,
         asked=lambda s: writes.record_notification(
             _call(s, CallName.RECORD_NOTIFICATION, notification_id="notification"), s.at
         ),
     ),
     Shape(
         name="claim_rerun",
-        function=writes.claim_rerun,
         asked=lambda s: writes.claim_rerun(_claimed(s, CallName.CLAIM_RERUN, question_number=1), s.at),
     ),
     Shape(
         name="claim_rerun (too many attempts)",
-        function=writes.fail_exhausted_claim,
         asked=lambda s: writes.fail_exhausted_claim(_claimed(s, CallName.CLAIM_RERUN), s.at, revision=1),
     ),
     Shape(
         name="claim_refinement",
-        function=writes.claim_refinement,
         asked=lambda s: writes.claim_refinement(_claimed(s, CallName.CLAIM_REFINEMENT, preview_id=s.preview_id), s.at),
     ),
-    Shape(name="renew", function=writes.renew, asked=lambda s: writes.renew(_held(s, CallName.RENEW), s.at)),
-    Shape(name="release", function=writes.release, asked=lambda s: writes.release(_held(s, CallName.RELEASE), s.at)),
+    Shape(name="renew", asked=lambda s: writes.renew(_held(s, CallName.RENEW), s.at)),
+    Shape(name="release", asked=lambda s: writes.release(_held(s, CallName.RELEASE), s.at)),
     Shape(
-        name="an outcome (ask_again and the like)",
-        function=writes.outcome,
-        asked=lambda s: writes.outcome(_held(s, CallName.ASK_AGAIN), s.at),
+        name="an outcome (ask_again and the like)", asked=lambda s: writes.outcome(_held(s, CallName.ASK_AGAIN), s.at)
     ),
     Shape(
         name="claim_apply",
-        function=writes.claim_apply,
         asked=lambda s: writes.claim_apply(_call(s, CallName.CLAIM_APPLY, preview_id=s.preview_id, lease=_LEASE), s.at),
     ),
     Shape(
         name="complete_apply, fail_apply",
-        function=writes.written_back,
         asked=lambda s: writes.written_back(_held(s, CallName.COMPLETE_APPLY, LeaseKind.APPLY), s.at),
     ),
-    Shape(
-        name="apply",
-        function=writes.apply,
-        asked=lambda s: writes.apply(_call(s, CallName.APPLY, preview_id=s.preview_id), s.at),
-    ),
-    Shape(name="ignore, fail", function=writes.end, asked=lambda s: writes.end(_call(s, CallName.IGNORE), s.at)),
-    Shape(
-        name="any call (ends what expired first)",
-        function=writes.expire,
-        asked=lambda s: _one(s, writes.expire(s.at)),
-    ),
+    Shape(name="apply", asked=lambda s: writes.apply(_call(s, CallName.APPLY, preview_id=s.preview_id), s.at)),
+    Shape(name="ignore, fail", asked=lambda s: writes.end(_call(s, CallName.IGNORE), s.at)),
+    Shape(name="any call (ends what expired first)", asked=lambda s: _one(s, writes.expire(s.at))),
     Shape(
         name="any call (puts back what lapsed first)",
-        function=writes.put_back,
         asked=lambda s: _one(s, writes.put_back(LeaseKind.REFINEMENT, s.at)),
     ),
     # --- what workers send in the background ---
     Shape(
-        name="expire_due (its batch)",
-        function=reads.due,
-        asked=lambda s: reads.due(s.at, limit=_LIMIT),
-        by_user=False,
-        index=_BY_EXPIRY,
+        name="expire_due (its batch)", asked=lambda s: reads.due(s.at, limit=_LIMIT), by_user=False, index=_BY_EXPIRY
     ),
-    Shape(
-        name="expire_due",
-        function=writes.expire,
-        asked=lambda s: _batch(s, writes.expire(s.at)),
-        by_user=False,
-    ),
+    Shape(name="expire_due", asked=lambda s: _batch(s, writes.expire(s.at)), by_user=False),
     Shape(
         name="recover_stalled (its batch)",
-        function=reads.stalled,
         asked=lambda s: reads.stalled(s.at, limit=_LIMIT),
         by_user=False,
         index=_BY_LEASE,
     ),
     Shape(
         name="recover_stalled (fails)",
-        function=writes.fail_stalled,
         asked=lambda s: _batch(s, writes.fail_stalled(s.at, max_attempts=_ATTEMPTS)),
         by_user=False,
     ),
     Shape(
         name="recover_stalled (a reply)",
-        function=writes.put_back_reply,
         asked=lambda s: _batch(s, writes.put_back_reply(s.at, max_attempts=_ATTEMPTS)),
         by_user=False,
     ),
     Shape(
         name="recover_stalled (a refinement)",
-        function=writes.put_back,
         asked=lambda s: _batch(s, writes.put_back(LeaseKind.REFINEMENT, s.at)),
         by_user=False,
     ),
     Shape(
         name="interrupted_applies",
-        function=reads.interrupted,
         asked=lambda s: reads.interrupted(s.at, limit=_LIMIT),
         by_user=False,
         index=_BY_LEASE,
     ),
-    Shape(
-        name="purge (its batch)",
-        function=reads.ended,
-        asked=lambda s: reads.ended(s.at, limit=_LIMIT),
-        by_user=False,
-        index=_BY_STATUS,
-    ),
-    Shape(
-        name="purge",
-        function=writes.purge,
-        asked=lambda s: writes.purge(s.at, [s.session_id]),
-        by_user=False,
-    ),
-    Shape(
-        name="count_by_status",
-        function=reads.count_by_status,
-        asked=lambda _: reads.count_by_status(),
-        by_user=False,
-        index=_BY_STATUS,
-    ),
+    Shape(name="purge (its batch)", asked=lambda s: reads.ended(s.at, limit=_LIMIT), by_user=False, index=_BY_STATUS),
+    Shape(name="purge", asked=lambda s: writes.purge(s.at, [s.session_id]), by_user=False),
+    Shape(name="count_by_status", asked=lambda _: reads.count_by_status(), by_user=False, index=_BY_STATUS),
 )
