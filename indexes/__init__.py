@@ -1,6 +1,7 @@
 """The declared indexes of Beanie documents on a live database: planned, applied, checked and explained."""
 
 from indexes.applier import Applied, apply
+from indexes.conflicts import Conflict
 from indexes.errors import (
     BadChoice,
     BadDocument,
@@ -12,18 +13,27 @@ from indexes.errors import (
     Unreachable,
     Unsettled,
 )
-from indexes.planner import Plan, check, plan
-from indexes.progress import Progress
-from indexes.session_collection.explaining import Explanation, explain
-from indexes.session_collection.sharding import shard
+from indexes.planner import IndexStanding, Plan, Standing, Use, check, plan
+from indexes.progress import Progress, Tell
+from indexes.session_collection.explaining import Explained, Explanation, explain
+from indexes.session_collection.sharding import ShardingStep, shard
 from indexes.session_collection.superseding import Resolution
+from indexes.steps import Action, Blocked, Step
+from sessions.store.index_definitions import Aspect, Difference
 
 __all__ = [
+    "Action",
     "Applied",
+    "Aspect",
     "BadChoice",
     "BadDocument",
+    "Blocked",
     "CannotShard",
+    "Conflict",
+    "Difference",
+    "Explained",
     "Explanation",
+    "IndexStanding",
     "IndexToolError",
     "LockHeld",
     "MissingRight",
@@ -31,8 +41,13 @@ __all__ = [
     "Plan",
     "Progress",
     "Resolution",
+    "ShardingStep",
+    "Standing",
+    "Step",
+    "Tell",
     "Unreachable",
     "Unsettled",
+    "Use",
     "apply",
     "check",
     "explain",

@@ -57,7 +57,7 @@ class Step:
     collection: str
     action: Action
     index: str
-    definition: Definition = field(default_factory=dict, compare=False, hash=False)
+    definition: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
     why: str = ""
 
     @property
