@@ -1,4 +1,17 @@
-"""The declared indexes of Beanie documents on a live database: planned, applied, checked and explained."""
+"""The declared indexes of Beanie documents on a live database: planned, applied, checked and explained.
+
+What the calls share:
+
+Args:
+    database: A database of Motor or PyMongo Async.
+    documents: A list of Beanie document classes, which need not be initialised. Default: the session document.
+
+Raises:
+    BadDocument: The documents declare what no collection can hold.
+    BadChoice: An argument is outside its limits; nothing was sent.
+    MissingRight: The user lacks a right. What was done before stays.
+    Unreachable: No primary answered. What was done before stays.
+"""
 
 from indexes.applier import Applied, apply
 from indexes.conflicts import Conflict

@@ -1,4 +1,4 @@
-"""The command line: ``python -m indexes``, or ``session-indexes``. The URI is never printed: it may hold a password."""
+"""The command line, ``python -m indexes`` or ``session-indexes``. It never prints the URI: that may hold a password."""
 
 import asyncio
 import json
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from sessions.store.collection import Database
 
 _COMMAND: Final = "python -m indexes"
-# To the end of the message: a password may hold anything, a blank too.
+# To the end of the message, since a password may hold anything, even a blank.
 _A_URI: Final = re.compile(r"mongodb(\+srv)?:.*", re.IGNORECASE | re.DOTALL)
-# An application's URI may limit its queries; a build takes as long as it takes. What is quick has a limit of its own.
+# An application's URI may limit its queries, but a build must not be cut short. Quick commands set their own limit.
 _NO_LIMITS: Final[dict[str, Any]] = {"timeoutMS": 0, "socketTimeoutMS": 0}
 
 app = typer.Typer(
@@ -96,7 +96,7 @@ def _show(found: Shown, show: Callable[[Console, Shown], None], *, as_json: bool
 def _documents(paths: list[str] | None) -> "Sequence[type[Document]]":
     if not paths:
         return DEFAULT_DOCUMENTS
-    # An application's package lies where the command is run, also when it is run by its console script.
+    # An application's package is in the folder where the command is run, which a console script does not search.
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -105,7 +105,7 @@ def _documents(paths: list[str] | None) -> "Sequence[type[Document]]":
 
 async def _on_database(uri: str | None, name: str | None, work: Callable[["Database"], Awaitable[int]]) -> int:
     task = asyncio.current_task()
-    # Cancelled rather than killed, so that the lock is given back; killed, its lease lapses by itself.
+    # Cancelled rather than killed, so that the lock is given back. After a kill its lease lapses by itself.
     with suppress(NotImplementedError):
         for one in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(one, lambda: task and task.cancel())
@@ -114,10 +114,10 @@ async def _on_database(uri: str | None, name: str | None, work: Callable[["Datab
         raise BadChoice("say which server: --uri, or the variable MONGODB_URI")
     try:
         client: Any = connect(given, **_NO_LIMITS)
-    except (PyMongoError, ValueError, TypeError, OSError):  # of the last kind, files of TLS: ssl.SSLError is one
-        # The driver's text quotes parts of the URI, so it does not go on as the cause either.
+    except (PyMongoError, ValueError, TypeError, OSError):  # OSError for TLS files: ssl.SSLError is one
+        # The driver's text quotes parts of the URI, so it must not become the cause either.
         raise BadChoice(
-            "the connection string is not one that MongoDB's driver accepts, or names a file of TLS that it can't read"
+            "MongoDB's driver does not accept this connection string, or can't read a TLS file that it names"
         ) from None
     try:
         try:
@@ -133,7 +133,7 @@ def _run(uri: str | None, name: str | None, work: Callable[["Database"], Awaitab
     try:
         return asyncio.run(_on_database(uri, name, work))
     except OperationFailure as error:
-        # Its text may quote a stored document: the code is enough to look it up.
+        # Its text may quote a stored document, and the code is enough to look it up.
         said = f" ({error.details['codeName']})" if error.details and "codeName" in error.details else ""
         raise IndexToolError(f"the server refused with code {error.code}{said}; nothing more was done") from None
 
@@ -193,16 +193,16 @@ def apply_command(
             metavar="SECONDS",
             min=1,
             max=3600,
-            help="How long the next run waits where this one was killed.",
+            help="How long the next run waits if this one is killed.",
         ),
     ] = int(DEFAULT_LEASE.total_seconds()),
 ) -> int:
-    """Build what is missing and mend what differs, one index at a time; may be killed and run again."""
+    """Build what is missing and repair what differs, one index at a time; may be killed and run again."""
     documents = _documents(document)
     quorum = int(commit_quorum) if commit_quorum.isdecimal() else commit_quorum
 
     async def work(held: "Database") -> int:
-        # With --json the steps are told on standard error, so that standard output is one document.
+        # With --json the steps are shown on standard error, so that standard output is one document.
         with rendering.Teller(rendering.console_for(sys.stderr) if as_json else _out()) as tell:
             done = await apply(
                 held,
@@ -226,7 +226,7 @@ def apply_command(
 def check_command(
     *, uri: Uri = None, database: DatabaseName = None, document: Documents = None, as_json: AsJson = False
 ) -> int:
-    """Succeed only where everything declared is present, equal and visible; for deployments and health probes."""
+    """Succeed only if everything declared is present, equal and visible; for deployments and health probes."""
     documents = _documents(document)
 
     async def work(held: "Database") -> int:
@@ -239,7 +239,7 @@ def check_command(
 
 @app.command("explain")
 def explain_command(*, uri: Uri = None, database: DatabaseName = None, as_json: AsJson = False) -> int:
-    """Run every query of the repository through the server's explain, and fail where an index does not serve it."""
+    """Run every query of the repository through the server's explain, and fail if an index does not serve it."""
 
     async def work(held: "Database") -> int:
         found = await explain(held)
@@ -285,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         return _refuse("stopped; what was done stays, run it again to go on", errors.STOPPED)
     except typer.TyperException as error:
-        # A usage error quotes what it does not understand; a URI in the wrong place must not reach the terminal.
+        # A usage error quotes what it does not understand. A URI in the wrong place must not reach the terminal.
         said = error.format_message()
         if _A_URI.search(said):
             said = "a connection string stands where none is expected: give it as --uri or in MONGODB_URI"

@@ -1,6 +1,6 @@
-"""One ``apply`` at a time on a database: a lock document with a renewed lease.
+"""One ``apply`` at a time on a database, by a lock document whose lease is renewed.
 
-The server's own clock judges the lease, so that two machines need not agree on the time.
+The lease is judged by the server's own clock, so that two machines need not agree on the time.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from sessions.tasks import until_set
 logger = logging.getLogger("indexes")
 
 LOCKS: Final = "index_bootstrap_locks"
-"""The collection that holds the lock, in the database that it is for."""
+"""The collection of the lock document, in the database that it locks."""
 DEFAULT_LEASE: Final = timedelta(seconds=15)
 DEFAULT_WAIT: Final = timedelta(minutes=10)
 
@@ -42,11 +42,11 @@ class Lock:
 
     @property
     def left(self) -> timedelta:
-        """How long the lock is surely ours; nothing that could hurt the next run may begin later."""
+        """How long the lock is certainly ours. Nothing that could harm the next run may begin later."""
         return self._lease - timedelta(seconds=monotonic() - self._renewed_at)
 
     def _until(self) -> dict[str, Any]:
-        # Documents are changed by a pipeline, since only there the server's clock has a name.
+        # For a pipeline: an update by operators can't refer to the server's clock.
         until = {"$add": ["$$NOW", int(self._lease.total_seconds() * 1000)]}
         return {"holder": self._holder, "expires_at": until}
 
@@ -69,8 +69,8 @@ class Lock:
         if await self._update({"$expr": {"$lte": ["$expires_at", "$$NOW"]}}, changes=self._until(), upsert=False):
             return True
         try:
-            # Where somebody holds it, the upsert meets his document's _id. It can't ask for the lapse itself: the
-            # server refuses $expr in an upsert.
+            # If another run holds the lock, the upsert is refused for that document's _id. The upsert can't check the
+            # lease itself, since the server refuses $expr in one.
             return await self._update({"holder": self._holder}, changes=self._until(), upsert=True)
         except OperationFailure as error:
             if error.code != Code.DUPLICATE_KEY:
@@ -93,18 +93,18 @@ class Lock:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def confirm(self) -> None:
-        """Renew the lease, and learn that the lock is still ours.
+        """Renew the lease, and so learn whether the lock is still ours.
 
         Raises:
-            LockHeld: It lapsed and another run took it.
+            LockHeld: The lease lapsed and another run took the lock.
         """
         if not await self._update({"holder": self._holder}, changes=self._until(), upsert=False):
             raise LockHeld("another apply took the lock over while this one stood still: run this again")
 
     async def keep(self, stopped: asyncio.Event) -> None:
-        """Renew the lease until ``stopped`` is set, or the lock is lost: the next `confirm` tells the run.
+        """Renew the lease until ``stopped`` is set, or the lock is lost. The run learns of that at its next `confirm`.
 
-        Not until cancelled: a driver can turn a cancellation in mid-command into an error of the connection.
+        It is not stopped by cancelling, since a driver can turn a cancellation in mid-command into a connection error.
         """
         every = self._lease.total_seconds() / 3
         while True:
@@ -116,11 +116,11 @@ class Lock:
             except LockHeld:
                 return
             except Unreachable as error:
-                # The step under way meets the same server; before the next one the lock is confirmed.
+                # The step under way has the same trouble, and before the next one the lock is confirmed.
                 logger.warning("the lock could not be renewed (%s)", error)
 
     async def give_back(self) -> None:
-        """Let the next run begin at once; left behind, the lease lapses by itself."""
+        """Let the next run begin at once. Without this the lease lapses by itself."""
         command = {
             "delete": LOCKS,
             "deletes": [{"q": {"_id": _KEY, "holder": self._holder}, "limit": 1}],
@@ -133,11 +133,7 @@ class Lock:
 async def locked(
     server: Server, *, lease: timedelta, wait: timedelta, on_wait: Callable[[], None]
 ) -> AsyncIterator[Lock]:
-    """Hold the lock within the block, renewing it in the background.
-
-    Raises:
-        LockHeld: It was not free within ``wait``.
-    """
+    """Hold the lock within the block, renewing it in the background; waits for it as `Lock.acquire` does."""
     lock = Lock(server, lease=lease)
     await lock.acquire(wait=wait, on_wait=on_wait)
     stopped = asyncio.Event()

@@ -47,9 +47,9 @@ _DONE: Final[Mapping[Action, str]] = {
 
 
 def console_for(stream: TextIO) -> Console:
-    """Colours on a terminal; plain text of a fixed width elsewhere, whatever the environment says.
+    """Colours on a terminal, and plain text of a fixed width elsewhere, whatever the environment says.
 
-    Names of indexes and fields are anybody's: nothing that is printed is read as markup or as an emoji's code.
+    Nothing that is printed is read as markup or as an emoji's code, since anybody may name indexes and fields.
     """
     if stream.isatty():
         return Console(file=stream, highlight=False, markup=False, emoji=False)
@@ -76,7 +76,7 @@ def _size(size: int | None) -> str:
         return "unknown"
     amount = float(size)
     for unit in ("B", "kB", "MB"):
-        if amount < 1000:  # noqa: PLR2004 - a thousand is what the units are made of
+        if amount < 1000:  # noqa: PLR2004 - each unit is a thousand of the one before
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} GB"
@@ -102,7 +102,7 @@ def _show_collection(console: Console, title: str, indexes: Sequence[IndexStandi
 
 
 def show_plan(console: Console, plan: Plan) -> None:
-    """Print how each index stands, what would be done, and what stands in the way."""
+    """Print how each index compares, what would be done, and what stands in the way."""
     for collection in dict.fromkeys(index.collection for index in plan.indexes):
         ours = [index for index in plan.indexes if index.collection == collection]
         _show_collection(console, f"{plan.database}.{collection}", ours)
@@ -147,7 +147,7 @@ def show_conflicts(console: Console, conflicts: Sequence[Conflict]) -> None:
 
 
 def show_applied(console: Console, applied: Applied) -> None:
-    """Print how a run ended; its steps were told while it ran."""
+    """Print how a run ended; its steps were shown while it ran."""
     if applied.superseded:
         console.print(f"{len(applied.superseded)} older sessions were superseded (status ignored).")
     show_blocked(console, applied.plan.blocked)
@@ -283,14 +283,14 @@ def _explanation_values(explanation: Explanation) -> dict[str, Any]:
 
 
 class _RateColumn(ProgressColumn):
-    """How fast the present phase goes."""
+    """The speed of the present phase."""
 
     def render(self, task: BarTask) -> Text:
         return Text(f"{task.speed:,.0f}/s" if task.speed else "")
 
 
 class Teller:
-    """Shows the progress of a run: a bar for each build on a terminal, a line for each step everywhere."""
+    """Shows the progress of a run: a line for each step, and on a terminal a bar for each build."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -338,7 +338,7 @@ class Teller:
 
     def _show_bar(self, progress: BuildProgress, step: Step) -> None:
         if self._bar is None or (progress.phase and progress.phase != self._phase):
-            # A bar for each phase: rate and time left would else be those of the phase before.
+            # A new bar for each phase, else rate and time left would include the phase before.
             self._remove_bar()
             self._phase = progress.phase
             self._bar = self._bars.add_task(f"{step.action} {step.index}", total=None, said="")

@@ -1,4 +1,4 @@
-"""The commands that the tool sends, for any driver; what the server refuses becomes an error with the next step."""
+"""The commands that the tool sends, by either driver. A refusal becomes an error that says what to do next."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ _MAJORITY: Final = {"w": "majority"}
 _PASSING: Final = frozenset({6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 
 RIGHTS: Final[Mapping[str, tuple[str, str]]] = {
-    "hello": ("hello", "read"),  # everybody may
+    "hello": ("hello", "read"),  # in fact it asks for no right
     "listIndexes": ("listIndexes", "read"),
     "find": ("find", "read"),
     "explain": ("find", "read"),
@@ -50,7 +50,9 @@ class Server:
 
     def __init__(self, database: "Database") -> None:
         if SessionCollection(database, timeout=QUICK_SECONDS).is_double:
-            raise BadChoice("the in-memory double has no commands: there, open_repository(create_indexes=True) serves")
+            raise BadChoice(
+                "the in-memory double has no commands: make its indexes by open_repository(create_indexes=True)"
+            )
         self._database: Any = database
         self.name: str = self._database.name
 
@@ -63,12 +65,12 @@ class Server:
             command: The command; its name comes first.
             about: The collection, for an error's text.
             admin: Send it to the admin database.
-            quick: Give up after five seconds; a build has no limit, not that of the client's `timeoutMS` either.
+            quick: Give up after five seconds. A build has no limit, not even the client's `timeoutMS`.
 
         Raises:
-            MissingRight: The user may not.
-            Unreachable: The server did not answer, or is no primary any more.
-            OperationFailure: The server refused for another reason; the caller knows which ones it expects.
+            MissingRight: The user may not send this command.
+            Unreachable: The server did not answer, or is no longer the primary.
+            OperationFailure: The server refused for another reason. The caller knows which ones it expects.
         """
         database = self._database.client.admin if admin else self._database
         name = next(iter(command))
@@ -80,7 +82,7 @@ class Server:
                 )
         except PyMongoError as error:
             if isinstance(error, ExecutionTimeout) and "maxTimeMS" in command:
-                raise  # it was given its time, and the caller knows what to do when that is over
+                raise  # the caller set this limit, and knows what to do when the time is up
             if (known := understood(error, right, f"{database.name}.{about}" if about else database.name)) is None:
                 raise
             raise known from error
@@ -91,7 +93,7 @@ class Server:
         return await self.command({**command, "writeConcern": _MAJORITY}, about=about, quick=quick)
 
     async def indexes(self, collection: str) -> dict[str, dict[str, Any]] | None:
-        """Each index by its name, one being built with its ``buildUUID``; None where there is no collection."""
+        """Each index by its name, one being built with its ``buildUUID``; None if the collection does not exist."""
         listing = {"listIndexes": collection, "includeIndexBuildInfo": True, "cursor": {"batchSize": 1000}}
         try:
             answer = await self.command(listing, about=collection)
@@ -110,34 +112,34 @@ class Server:
         quick: bool = True,
         **options: Any,
     ) -> list[dict[str, Any]]:
-        """The first batch of an aggregation, which is all of it for what is asked here."""
+        """The first batch of an aggregation; what this tool asks for fits into one."""
         command = {"aggregate": collection, "pipeline": list(pipeline), "cursor": {"batchSize": 1000}, **options}
         answer = await self.command(command, about=str(collection), admin=admin, quick=quick)
         found: list[dict[str, Any]] = answer["cursor"]["firstBatch"]
         return found
 
     async def explain(self, command: Mapping[str, Any], *, verbosity: str) -> dict[str, Any]:
-        """What the server would do, or did, for a command."""
+        """The server's plan for a command, or what it did to carry it out."""
         about = str(next(iter(command.values())))
         return await self.command({"explain": command, "verbosity": verbosity}, about=about, quick=False)
 
     async def expanded_collation(self, collection: str, collation: Mapping[str, Any]) -> dict[str, Any]:
-        """A collation with the server's defaults for its locale filled in; the server alone knows them all."""
-        # Nothing can match, so that nothing is looked for.
+        """A collation with the defaults of its locale, which only the server knows."""
+        # Nothing can match, so this costs no search.
         asked = {"find": collection, "filter": {"_id": {"$in": []}}, "collation": dict(collation)}
         answer = await self.explain(asked, verbosity="queryPlanner")
         planner = answer["queryPlanner"]
-        # A router tells the plan of each shard.
+        # A router answers with the plan of each shard.
         told = [planner, *planner.get("winningPlan", {}).get("shards", ())]
         return next((plan["collation"] for plan in told if "collation" in plan), dict(collation))
 
     async def hello(self) -> dict[str, Any]:
-        """Who answers: a standalone server, a member of a replica set, or a router."""
+        """The server's description of itself: standalone, a member of a replica set, or a router."""
         return await self.command({"hello": 1}, admin=True)
 
 
 def understood(error: PyMongoError, right: tuple[str, str], where: str) -> IndexToolError | None:
-    """What an error of a command means for its user; None for a refusal that only the caller can judge."""
+    """The tool's own error for one of the driver; None for a refusal that only the caller can judge."""
     if not isinstance(error, OperationFailure) or isinstance(error, ExecutionTimeout):
         return _unreachable(error)
     if error.code == Code.UNAUTHORIZED:
@@ -149,14 +151,16 @@ def _unreachable(error: PyMongoError) -> Unreachable:
     cause = cause_of(error)
     if getattr(error, "code", None) == Code.AUTHENTICATION_FAILED:
         return Unreachable(f"the server refused the user or the password ({cause})")
-    return Unreachable(f"the server does not answer ({cause}): what was done stays, run this again when it does")
+    return Unreachable(
+        f"the server does not answer ({cause}): run this again when it does, to go on from what was done"
+    )
 
 
 def is_router(hello: Mapping[str, Any]) -> bool:
-    """Whether a router of a sharded cluster answered."""
+    """Whether an answer to ``hello`` came from a router of a sharded cluster."""
     return hello.get("msg") == "isdbgrid"
 
 
 def in_utc(moment: datetime) -> datetime:
-    """A moment of an answer, with its zone: a client that is not ``tz_aware`` is given UTC without it."""
+    """A moment with its time zone; a client that is not ``tz_aware`` gets UTC without one."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -50,12 +50,12 @@ class Explained:
 
     @property
     def keys_per_document(self) -> float:
-        """Keys examined for each document returned; for none returned, all of them."""
+        """Keys examined for each document returned; all of them if none was."""
         return self.keys / max(self.returned, 1)
 
     @property
     def documents_per_document(self) -> float:
-        """Documents examined for each document returned; for none returned, all of them."""
+        """Documents examined for each document returned; all of them if none was."""
         return self.documents / max(self.returned, 1)
 
 
@@ -73,7 +73,7 @@ class Explanation:
 
 
 def _nodes(plan: object) -> Iterator[Mapping[str, Any]]:
-    """Every part of a plan, wherever this server's version nests it."""
+    """Every part of a plan, however deep this server's version nests it."""
     if isinstance(plan, Mapping):
         yield plan
         for name, part in plan.items():
@@ -88,7 +88,7 @@ def _command(shape: Shape, sample: Sample, *, with_hint: bool) -> dict[str, Any]
     asked = shape.asked(sample)
     if isinstance(asked, list):
         return {"aggregate": COLLECTION, "pipeline": asked, "cursor": {}}
-    # A write finds its document as a `find` does, and this one needs no right to write.
+    # A write finds its document as a `find` does, and a `find` needs no right to write.
     command: dict[str, Any] = {"find": COLLECTION, "filter": shape.filter_for(sample)}
     if isinstance(asked, Lookup):
         command["limit"] = asked.limit
@@ -118,7 +118,7 @@ async def _told(server: Server, shape: Shape, sample: Sample) -> dict[str, Any]:
     except OperationFailure as error:
         if error.code != Code.BAD_VALUE:
             raise
-        # As the repository does: the same query without the hint.
+        # The repository too then repeats the query without the hint.
         return await server.explain(_command(shape, sample, with_hint=False), verbosity="executionStats")
 
 
@@ -152,7 +152,7 @@ async def _explained(server: Server, shape: Shape, sample: Sample, present: Pres
 
 
 async def _sample(server: Server, at: datetime, conditions: Mapping[str, Any]) -> Sample:
-    """Values of a stored session that fits the conditions, else of any, else none that is there."""
+    """Values of a stored session that fits the conditions, else of any session, else made-up ones."""
     sample = Sample(at=at)
     for wanted in (conditions, {}):
         command = {"find": COLLECTION, "filter": wanted, "limit": 1, "singleBatch": True}
@@ -169,16 +169,9 @@ async def explain(database: "Database") -> Explanation:
 
     The filter of a write is explained as a ``find``, for which a user with ``read`` has the right.
 
-    Args:
-        database: A database of Motor or PyMongo Async.
-
     Returns:
         What each query costs, and what is wrong with it: its index missing or hidden, a scan of the collection, a
         sort in memory, more than 1.1 keys per document on a routing lookup.
-
-    Raises:
-        Unreachable: No primary answered.
-        MissingRight: The user may not read.
 
     Round trips:
         One ``explain`` for each shape, a ``listIndexes``, a ``hello``, and two to four ``find`` for values to ask for.

@@ -1,7 +1,7 @@
-"""Every query that the repository sends, once, as data: `indexes explain` runs them, the shard check reads them.
+"""Every query that the repository sends, as data for `indexes explain`.
 
-Each shape is the repository's own function with values to call it with; nothing is written a second time. A test
-compares them with what the repository sends.
+Each shape calls the repository's own function, so that no query is written twice. A test compares them with what the
+repository sends.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ _BY_LEASE: Final = _INDEX_ON["lease.expires_at",]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Values to ask for; those of a stored session show what the query costs where it finds something."""
+    """Values to ask for. Those of a stored session show what a query costs that finds something."""
 
     at: datetime
     user_id: int = 1
@@ -51,9 +51,9 @@ class Shape:
     """One query of the repository.
 
     Attributes:
-        name: The repository's method, with what it does in brackets where that is not all.
-        asked: What the one function of `reads` or `writes` that it names builds for a sample.
-        by_user: Whether a request of a user sends it; upkeep's queries are sent by workers.
+        name: The repository's method, and in brackets which of its queries this is, if it sends several.
+        asked: Makes the query for a sample, by one function of `reads` or `writes`.
+        by_user: Whether a request of a user sends it. Upkeep's queries are sent by workers.
         routes: Whether each chat message pays for it.
         index: The index that it is made for.
     """
@@ -65,7 +65,7 @@ class Shape:
     index: str = BY_ID
 
     def filter_for(self, sample: Sample) -> Mapping[str, Any]:
-        """Which documents it looks for; an aggregation's is that of its first stage."""
+        """Which documents it looks for. For an aggregation, its first stage says that."""
         asked = self.asked(sample)
         if isinstance(asked, Lookup | Write):
             return asked.filter

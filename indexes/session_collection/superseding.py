@@ -1,4 +1,4 @@
-"""Making room for the governor index: of the sessions that govern one conversation, the newest stays."""
+"""Ends sessions that keep the governor index from being built: of those of one conversation the newest stays."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -45,14 +45,14 @@ class Resolution(StrEnum):
 
 
 def can_resolve(conflicts: Iterable[Conflict]) -> bool:
-    """Whether all are about the governor index; of other documents nobody here knows which may go."""
+    """Whether all are about the governor index. Of other documents the tool can't know which may go."""
     return all(conflict.collection == COLLECTION and conflict.index == ROUTING_INDEX for conflict in conflicts)
 
 
 async def supersede_older(database: "Database", server: Server) -> list[str]:
     """End all but the newest of the sessions that govern one conversation, as ``ignored`` with the reason.
 
-    What has lapsed counts as swept, so it is swept first: an expired session governs nothing and is no rival.
+    What has lapsed is swept first, since an expired session governs nothing.
 
     Args:
         database: The database of the sessions.
@@ -60,10 +60,6 @@ async def supersede_older(database: "Database", server: Server) -> list[str]:
 
     Returns:
         The ids of the sessions that were ended. A session that was written meanwhile is left for the next look.
-
-    Raises:
-        MissingRight: The user may not write; what was ended before stays.
-        Unreachable: No primary answered in time; what was ended before stays.
     """
     try:
         return await _supersede(database, server)
@@ -83,7 +79,7 @@ async def _supersede(database: "Database", server: Server) -> list[str]:
         swept = await collection.update_many(writes.narrowed_to(writes.expire(at), rivals))
         swept += await collection.update_many(writes.narrowed_to(writes.put_back(LeaseKind.REFINEMENT, at), rivals))
         if swept:
-            continue  # some of them were no rivals
+            continue  # some of them governed nothing
         progress = [session_id for group in groups for session_id in await _end_older(collection, group, at)]
         ended += progress
         if not progress:

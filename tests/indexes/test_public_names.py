@@ -1,4 +1,4 @@
-"""What `indexes` exports is enough to annotate with: no public signature leads into a module of the inside."""
+"""Whatever a public signature of `indexes` names can be imported from `indexes`, or from `sessions`."""
 
 import ast
 import dataclasses
@@ -50,7 +50,7 @@ def classes_in(annotation: object, namespace: dict[str, Any]) -> Iterator[Found]
     if isinstance(annotation, str):
         yield from classes_in_text(annotation, namespace)
     elif any(annotation is exported for _, exported in EXPORTED):
-        return  # also an alias: who annotates with it need not know what it is made of
+        return  # an alias too: it can be annotated with as it is
     elif isinstance(annotation, list | tuple):  # the arguments of a callable
         for part in annotation:
             yield from classes_in(part, namespace)
@@ -90,7 +90,7 @@ def functions_of(kind: type) -> Iterator[FunctionType]:
 
 
 def annotations_of(public: object) -> Iterator[tuple[str, object, dict[str, Any]]]:
-    """Each annotation that belongs to a public object: where it stands, what it is, and what its names mean."""
+    """Each annotation of a public object, with its place and the namespace of its names."""
     if isinstance(public, FunctionType):
         for name, annotation in public.__annotations__.items():
             yield f"{public.__qualname__}({name})", annotation, public.__globals__
@@ -108,7 +108,7 @@ def annotations_of(public: object) -> Iterator[tuple[str, object, dict[str, Any]
 
 
 def unexported_in(public: object) -> dict[str, Found]:
-    """What a public object's annotations name of ours and nobody can import, by where it stands."""
+    """The classes of ours that a public object's annotations name and that are not exported, by their place."""
     names = {name for name, _ in EXPORTED} | OF_THE_DRIVERS
     return {
         place: found
