@@ -136,7 +136,8 @@ class _Run:
         present = await self._server.indexes(step.collection) or {}
         names = [name for name, held in present.items() if name == step.index or keys_of(held) == keys]
         taken = " or ".join(names) or "another"
-        return Unsettled(f"the server takes {taken} for the same index ({refused}): drop it at a quiet time")
+        said = f"the server takes {taken} for the same index in another spelling ({refused})"
+        return Unsettled(f"{said}: drop it at a quiet time")
 
     async def resolve(self, found: Sequence[Conflict]) -> None:
         """End the older governors if the caller asked for that, else stop the run."""
