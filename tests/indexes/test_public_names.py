@@ -184,7 +184,7 @@ for _kind in (WithField, WithProperty, WithMethods):
         *(_takes_plain, _takes_text, _takes_optional, _takes_annotated, _takes_callable, _takes_nested, _returns),
         *(WithField, WithProperty, WithMethods, Callable[[Hidden], None]),
     ],
-    ids=str,
+    ids=lambda public: getattr(public, "__qualname__", "alias"),
 )
 def test_a_class_that_is_not_exported_is_found(public: object) -> None:
     """In whatever form it is named."""
