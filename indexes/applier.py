@@ -1,52 +1,50 @@
-"""Carrying a plan out: one step at a time, each computed anew from what the database then holds."""
+"""Carries a plan out, one step at a time; each is computed anew from what the database then holds."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from pymongo.errors import OperationFailure
 
-from indexes.conflicts import Conflict, find_conflict
-from indexes.declared import DEFAULT_DOCUMENTS, Declared, declared_by
+from indexes.codes import Code
+from indexes.conflicts import Conflict, find_conflicts
+from indexes.declared import Declared, declared_by
 from indexes.errors import BadChoice, IndexToolError, Unsettled
 from indexes.lock import DEFAULT_LEASE, DEFAULT_WAIT, Lock, locked
 from indexes.planner import Plan, look, plan_on
 from indexes.progress import Progress, Tell, follow
-from indexes.server import Server
-from indexes.session_collection.superseding import can_resolve, supersede_older
+from indexes.server import Server, is_router
+from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
+from indexes.session_collection.superseding import Resolution, can_resolve, supersede_older
 from indexes.steps import NEVER_SECONDS, Action, Choices, Step, is_building, next_step
+from sessions.store.clients import Database
 from sessions.store.index_definitions import keys_of
 
 if TYPE_CHECKING:
     from beanie import Document
 
-    from sessions.store.clients import Database
 
 DEFAULT_COMMIT_QUORUM: Final = "majority"
-_MAJORITY: Final = {"w": "majority"}
 _POLL_SECONDS: Final = 0.2
 _MOST_REPLANS: Final = 20
 _MOST_RESOLUTIONS: Final = 3
 _SHORTEST_LEASE: Final = timedelta(seconds=1)
 
-_DUPLICATE: Final = 11000
-_CANNOT_CONVERT: Final = 359
-_STANDS_IN_THE_WAY: Final = frozenset({85, 86})
-# Somebody else changed the indexes between the look and the step: gone (26, 27), there under some name (68, 85, 86),
-# a collection busy with another operation (117, or 50 for longer than a drop may wait), or a build that was aborted
-# (276).
-_OVERTAKEN: Final = frozenset({26, 27, 50, 68, 85, 86, 117, 276})
-
-
-class Resolution(StrEnum):
-    """What may be done about stored documents that violate a unique index to be built."""
-
-    SUPERSEDE_OLDER = "supersede-older"
+_VIOLATED: Final = frozenset({Code.DUPLICATE_KEY, Code.CANNOT_CONVERT_INDEX_TO_UNIQUE})
+_STANDS_IN_THE_WAY: Final = frozenset({Code.INDEX_OPTIONS_CONFLICT, Code.INDEX_KEY_SPECS_CONFLICT})
+# Somebody else changed the indexes between the look and the step.
+_OVERTAKEN: Final = _STANDS_IN_THE_WAY | {
+    Code.NAMESPACE_NOT_FOUND,
+    Code.INDEX_NOT_FOUND,
+    Code.INDEX_ALREADY_EXISTS,
+    Code.CONFLICTING_OPERATION_IN_PROGRESS,
+    Code.MAX_TIME_MS_EXPIRED,  # a drop had to wait for another operation for longer than it may
+    Code.INDEX_BUILD_ABORTED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +53,9 @@ class Applied:
 
     Attributes:
         steps: What was done, in order.
-        plan: The plan after it; its steps are what is left to do.
-        conflicts: Documents that keep a unique index from being built; nothing was changed for it.
-        superseded: The ids of the sessions that were ended to make room.
+        plan: The plan after it. Its steps are what is left to do.
+        conflicts: Documents that violate a unique index, which was therefore not built.
+        superseded: The ids of the sessions that were ended, so that the governor index could be built.
     """
 
     steps: tuple[Step, ...]
@@ -66,7 +64,7 @@ class Applied:
     superseded: tuple[str, ...] = ()
 
 
-class _Conflicts(Exception):
+class _StoppedByConflicts(Exception):
     def __init__(self, found: Sequence[Conflict]) -> None:
         super().__init__()
         self.found = tuple(found)
@@ -77,7 +75,7 @@ class _Run:
 
     def __init__(
         self,
-        database: "Database",
+        database: Database,
         server: Server,
         lock: Lock,
         choices: Choices,
@@ -97,7 +95,7 @@ class _Run:
         self.superseded: list[str] = []
 
     async def bring(self, declared: Declared) -> None:
-        """Take each step of one collection."""
+        """Take the steps of one collection until it is as declared."""
         replans = 0
         while True:
             await self._lock.confirm()
@@ -108,54 +106,48 @@ class _Run:
             try:
                 taken = await self._take(step, found.present.get(step.index))
             except OperationFailure as error:
-                await self._understand(error, found.declared)
+                await self._prepare_retry(error, found.declared)
                 replans += 1
                 if replans > _MOST_REPLANS:
-                    if step.builds and error.code in _STANDS_IN_THE_WAY:
-                        raise Unsettled(
-                            f"{step.action} of {step.index} was refused {replans} times (code {error.code}): the "
-                            f"server takes {await self._in_the_way_of(step)} for the same index, in another spelling; "
-                            "drop it at a quiet time"
-                        ) from error
-                    raise Unsettled(
-                        f"{step.action} of {step.index} was refused {replans} times (code {error.code}): "
-                        "somebody else changes these indexes; run this again when he has ended"
-                    ) from error
+                    raise await self._unsettled(step, error) from error
                 await asyncio.sleep(_POLL_SECONDS)
                 continue
             replans = 0
             if taken and step.action is not Action.WAIT:
                 self.done.append(step)
 
-    async def _understand(self, error: OperationFailure, declared: Declared) -> None:
-        """Return where the step may be tried again, after what has to be done before it."""
-        if error.code in (_DUPLICATE, _CANNOT_CONVERT):
+    async def _prepare_retry(self, error: OperationFailure, declared: Declared) -> None:
+        """Do what a refused step needs before it is tried again; a refusal that no retry helps is raised again."""
+        if error.code in _VIOLATED:
             unique = [target for target in declared.indexes.values() if target.get("unique")]
-            looked = [await find_conflict(self._server, declared.collection, target) for target in unique]
-            found = [conflict for conflict in looked if conflict is not None]
-            # None left: whoever violated it was ended meanwhile.
-            if found:
+            # None if whichever session violated it was ended meanwhile.
+            if found := await find_conflicts(self._server, declared.collection, unique):
                 await self.resolve(found)
         elif error.code not in _OVERTAKEN:
             raise error
 
-    async def _in_the_way_of(self, step: Step) -> str:
+    async def _unsettled(self, step: Step, error: OperationFailure) -> Unsettled:
+        refused = f"{step.action} of {step.index} was refused {_MOST_REPLANS + 1} times, code {error.code}"
+        if not step.builds or error.code not in _STANDS_IN_THE_WAY:
+            return Unsettled(
+                f"somebody else keeps changing these indexes ({refused}): run this again when they are done"
+            )
         keys = keys_of(step.definition)
         present = await self._server.indexes(step.collection) or {}
         names = [name for name, held in present.items() if name == step.index or keys_of(held) == keys]
-        return " or ".join(names) or "another"
+        taken = " or ".join(names) or "another"
+        said = f"the server takes {taken} for the same index in another spelling ({refused})"
+        return Unsettled(f"{said}: drop it at a quiet time")
 
     async def resolve(self, found: Sequence[Conflict]) -> None:
-        """End the older governors where that was asked for; else stop the run."""
-        if not self._resolutions_left:
-            raise _Conflicts(found)
+        """End the older governors if the caller asked for that, else stop the run."""
+        if not self._resolutions_left or not can_resolve(found):
+            raise _StoppedByConflicts(found)
         self._resolutions_left -= 1
-        if not all(can_resolve(conflict) for conflict in found):
-            raise _Conflicts(found)
         self.superseded += await supersede_older(self._database, self._server)
 
     async def _take(self, step: Step, read: Mapping[str, Any] | None) -> bool:
-        """Do one step; False where what was to be dropped is no longer what was read."""
+        """Do one step; False if the index to be dropped is no longer the one that was read."""
         began = monotonic()
         self._tell(Progress(step=step))
         taken = True
@@ -176,6 +168,8 @@ class _Run:
                 await self._make_unique(step)
             case Action.CANCEL_PREPARE_UNIQUE:
                 await self._modify(step, prepareUnique=False)
+            case _:
+                assert_never(step.action)
         self._tell(Progress(step=step, elapsed=monotonic() - began, ended=True))
         return taken
 
@@ -194,10 +188,10 @@ class _Run:
         if self._quorum is not None:
             command["commitQuorum"] = self._quorum
         async with self._followed(step):
-            await self._server.command({**command, "writeConcern": _MAJORITY}, about=step.collection, quick=False)
+            await self._server.change(command, about=step.collection, quick=False)
 
     async def _wait(self, step: Step) -> None:
-        """Wait for a build that a run before this one left to the server."""
+        """Wait for a build that an earlier run left to the server."""
         is_ours = False
         async with self._followed(step):
             while True:
@@ -214,54 +208,54 @@ class _Run:
                 await asyncio.sleep(_POLL_SECONDS)
 
     async def _take_over(self, step: Step, names: Sequence[str]) -> None:
-        """Give a build that somebody else began this run's quorum: with his it may wait for a member that is down."""
+        """Give an earlier run's build this run's quorum; with its own it may wait for a member that is down."""
         command = {"setIndexCommitQuorum": step.collection, "indexNames": list(names), "commitQuorum": self._quorum}
-        # Refused where the build has just ended; otherwise it goes on with the quorum it has.
+        # Refused if the build has just ended. If it has not, it goes on with the quorum that it has.
         with contextlib.suppress(OperationFailure):
-            await self._server.command({**command, "writeConcern": _MAJORITY}, about=step.collection)
+            await self._server.change(command, about=step.collection)
 
     async def _drop(self, step: Step, read: Mapping[str, Any] | None) -> bool:
-        # Read again right before: what was judged may have been replaced by somebody else since.
+        # Read again right before, since somebody may have replaced the index that was judged.
         present = await self._server.indexes(step.collection) or {}
         if present.get(step.index) != read:
             return False
-        # A server that can't drop it at once would do so even after the death of whoever asked (*measured*), when the
-        # next run may have given the name to a finished index: so it has the time that the lock is ours, no longer.
+        # A server that can't drop it at once would do so even after this process has died (*measured*). The next run
+        # may then have given the name to a finished index, so the drop may take only as long as the lock is ours.
         most = int(self._lock.left.total_seconds() * 1000)
         if most <= 0:
             return False
-        command = {"dropIndexes": step.collection, "index": step.index, "maxTimeMS": most, "writeConcern": _MAJORITY}
-        await self._server.command(command, about=step.collection, quick=False)
+        command = {"dropIndexes": step.collection, "index": step.index, "maxTimeMS": most}
+        await self._server.change(command, about=step.collection, quick=False)
         return True
 
     async def _modify(self, step: Step, **changes: object) -> None:
-        command = {"collMod": step.collection, "index": {"name": step.index, **changes}, "writeConcern": _MAJORITY}
-        await self._server.command(command, about=step.collection, quick=False)
+        command = {"collMod": step.collection, "index": {"name": step.index, **changes}}
+        await self._server.change(command, about=step.collection, quick=False)
 
     async def _make_unique(self, step: Step) -> None:
         await self._modify(step, prepareUnique=True)
         try:
             while True:
                 try:
-                    # A command of its own: the server takes the two only one after the other.
+                    # In a command of its own, since the server refuses both in one.
                     await self._modify(step, unique=True)
                 except OperationFailure as error:
-                    if error.code != _CANNOT_CONVERT:
+                    if error.code != Code.CANNOT_CONVERT_INDEX_TO_UNIQUE:
                         raise
-                    # Under prepareUnique no new violation comes while the stored ones are resolved.
-                    if conflict := await find_conflict(self._server, step.collection, step.definition):
-                        await self.resolve([conflict])
+                    # prepareUnique keeps new violations out while the stored ones are resolved.
+                    if found := await find_conflicts(self._server, step.collection, [step.definition]):
+                        await self.resolve(found)
                 else:
                     return
         except BaseException:
-            # Taken back, or it would go on refusing the application's writes to the documents that violate it.
+            # Else it would go on refusing the application's writes to the documents that violate it.
             with contextlib.suppress(OperationFailure, IndexToolError):
                 await asyncio.shield(self._modify(step, prepareUnique=False))
             raise
 
 
 def _ignore(_progress: Progress) -> None:
-    """Tell nobody."""
+    """Show nothing."""
 
 
 def _checked_resolution(resolve: str | None) -> bool:
@@ -275,13 +269,13 @@ def _checked_resolution(resolve: str | None) -> bool:
 async def _quorum_of(server: Server, wanted: str | int) -> str | int | None:
     if isinstance(wanted, bool) or not wanted:
         raise BadChoice("commit_quorum must be majority, votingMembers, a tag, or a number of members from 1")
-    answered = await server.hello()
-    # A standalone server knows no quorum and refuses one.
-    return wanted if "setName" in answered or answered.get("msg") == "isdbgrid" else None
+    hello = await server.hello()
+    # A standalone server refuses a quorum.
+    return wanted if "setName" in hello or is_router(hello) else None
 
 
 async def apply(
-    database: "Database",
+    database: Database,
     *,
     documents: "Sequence[type[Document]]" = DEFAULT_DOCUMENTS,
     drop_undeclared: bool = False,
@@ -294,15 +288,13 @@ async def apply(
 ) -> Applied:
     """Bring a database's indexes to what some documents declare, without a moment that lacks an index.
 
-    It may be killed at any moment and run again. One run at a time works on a database; a second one waits.
+    It may be killed at any moment and run again. One run at a time works on a database, and a second one waits.
 
     Args:
-        database: A database of Motor or PyMongo Async.
-        documents: Beanie document classes; they need not be initialised.
         drop_undeclared: Hide and then drop what nobody declared.
         hide_only: Hide it, and stop there.
         resolve: ``"supersede-older"`` ends the older of the sessions that govern one conversation, so that the
-            governor index can be built; None refuses and lists them.
+            governor index can be built. None refuses, and lists them.
         commit_quorum: How many members of a replica set must have built an index before it counts: ``"majority"``,
             ``"votingMembers"``, a number from 1, or a tag. The server's own default waits while a member is down.
         wait: How long to wait for another run, as a `timedelta`.
@@ -310,19 +302,15 @@ async def apply(
         tell: Called with each `Progress`.
 
     Returns:
-        What was done, and the plan after it. With conflicts nothing was changed.
+        What was done, and the plan after it. If documents violate a unique index at the start, nothing is changed.
 
     Raises:
-        BadDocument: The documents declare what no collection can hold.
-        BadChoice: An argument is outside its limits; nothing was sent.
-        MissingRight: The user may not; what was done before stays.
-        Unreachable: The server did not answer; what was done before stays.
         LockHeld: Another run was at work for longer than ``wait``, or took over while this one stood still.
-        Unsettled: Somebody else changed the indexes under each step.
+        Unsettled: Somebody else changed the indexes before each try of a step.
 
     Round trips:
-        Where all is as declared those of `plan`; else two ``listIndexes``, a renewal of the lock and one command for
-        each step, and a ``currentOp`` each quarter of a second during a build.
+        If all is as declared, those of `plan`. Else for each step two ``listIndexes``, a renewal of the lock and one
+        command, and during a build a ``currentOp`` each quarter of a second.
     """
     choices = Choices(drop_undeclared=drop_undeclared, hide_only=hide_only)
     resolves = _checked_resolution(resolve)
@@ -333,7 +321,7 @@ async def apply(
     before = await plan_on(server, declared, choices)
     if not before.steps:
         return Applied(steps=(), plan=before)
-    if before.conflicts and not (resolves and all(can_resolve(conflict) for conflict in before.conflicts)):
+    if before.conflicts and not (resolves and can_resolve(before.conflicts)):
         return Applied(steps=(), plan=before, conflicts=before.conflicts)
     quorum = await _quorum_of(server, commit_quorum)
     conflicts: tuple[Conflict, ...] = ()
@@ -342,7 +330,7 @@ async def apply(
         try:
             for one in declared:
                 await run.bring(one)
-        except _Conflicts as stopped:
+        except _StoppedByConflicts as stopped:
             conflicts = stopped.found
     after = await plan_on(server, declared, choices)
     return Applied(

@@ -1,4 +1,4 @@
-"""The command line: ``python -m indexes``, or ``session-indexes``. The URI is never printed: it may hold a password."""
+"""The command line, ``python -m indexes`` or ``session-indexes``. It never prints the URI: that may hold a password."""
 
 import asyncio
 import json
@@ -10,45 +10,49 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO, TypeVar
 
 import typer
 from pymongo.errors import OperationFailure, PyMongoError
 from rich.console import Console
 
 from indexes import errors, rendering
-from indexes.applier import DEFAULT_COMMIT_QUORUM, Resolution, apply
-from indexes.declared import DEFAULT_DOCUMENTS, load
+from indexes.applier import DEFAULT_COMMIT_QUORUM, Applied, apply
+from indexes.declared import load
 from indexes.errors import BadChoice, IndexToolError
 from indexes.lock import DEFAULT_LEASE
-from indexes.planner import check, plan
-from indexes.session_collection.explaining import explain
+from indexes.planner import Plan, check, plan
+from indexes.session_collection.explaining import Explanation, explain
+from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
 from indexes.session_collection.sharding import shard
+from indexes.session_collection.superseding import Resolution
 from sessions.console import console_for
-from sessions.domain.errors import SessionError
-from sessions.store.clients import connect, disconnect
+from sessions.store.clients import Database, connect, disconnect
 
 if TYPE_CHECKING:
     from beanie import Document
 
-    from sessions.store.clients import Database
 
-# To the end of the message: a password may hold anything, a blank too.
+_COMMAND: Final = "python -m indexes"
+# To the end of the message, since a password may hold anything, even a blank.
 _A_URI: Final = re.compile(r"mongodb(\+srv)?:.*", re.IGNORECASE | re.DOTALL)
-# An application's URI may limit its queries; a build takes as long as it takes. What is quick has a limit of its own.
+# An application's URI may limit its queries, but a build must not be cut short. Quick commands set their own limit.
 _NO_LIMITS: Final[dict[str, Any]] = {"timeoutMS": 0, "socketTimeoutMS": 0}
 
 app = typer.Typer(
     name="session-indexes",
     help="The indexes that Beanie documents declare, on a live database.",
     epilog=(
-        "Exit status: 0 done; 1 differences, or a failed check; 2 wrong usage, a missing right, or no server reached; "
-        "3 conflicts in the data; 130 stopped by a signal."
+        f"Exit status: {errors.DONE} done; {errors.DIFFERENCES} differences, or a failed check; "
+        f"{errors.USAGE_OR_UNREACHABLE} wrong usage, a missing right, or no server reached; "
+        f"{errors.CONFLICTS} conflicts in the data; {errors.STOPPED} stopped by a signal."
     ),
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+Shown = TypeVar("Shown", Plan, Applied, Explanation)
 
 Uri = Annotated[
     str | None,
@@ -82,19 +86,26 @@ def _console(stream: TextIO) -> Console:
     return console_for(stream, width_elsewhere=rendering.WIDTH_WITHOUT_TERMINAL)
 
 
+def _show(found: Shown, show: Callable[[Console, Shown], None], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(rendering.as_json(found))
+    else:
+        show(_console(sys.stdout), found)
+
+
 def _documents(paths: list[str] | None) -> "Sequence[type[Document]]":
     if not paths:
         return DEFAULT_DOCUMENTS
-    # An application's package lies where the command is run, also when it is run by its console script.
+    # An application's package is in the folder where the command is run, which a console script does not search.
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     return [load(path) for path in paths]
 
 
-async def _on_database(uri: str | None, name: str | None, work: Callable[["Database"], Awaitable[int]]) -> int:
+async def _on_database(uri: str | None, name: str | None, work: Callable[[Database], Awaitable[int]]) -> int:
     task = asyncio.current_task()
-    # Cancelled rather than killed, so that the lock is given back; killed, its lease lapses by itself.
+    # Cancelled rather than killed, so that the lock is given back. After a kill its lease lapses by itself.
     with suppress(NotImplementedError):
         for one in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(one, lambda: task and task.cancel())
@@ -103,10 +114,10 @@ async def _on_database(uri: str | None, name: str | None, work: Callable[["Datab
         raise BadChoice("say which server: --uri, or the variable MONGODB_URI")
     try:
         client: Any = connect(given, **_NO_LIMITS)
-    except (PyMongoError, ValueError, TypeError, OSError):  # of the last kind, files of TLS: ssl.SSLError is one
-        # The driver's text quotes parts of the URI, so it does not go on as the cause either.
+    except (PyMongoError, ValueError, TypeError, OSError):  # OSError for TLS files: ssl.SSLError is one
+        # The driver's text quotes parts of the URI, so it must not become the cause either.
         raise BadChoice(
-            "the connection string is not one that MongoDB's driver accepts, or names a file of TLS that it can't read"
+            "MongoDB's driver does not accept this connection string, or can't read a TLS file that it names"
         ) from None
     try:
         try:
@@ -118,11 +129,11 @@ async def _on_database(uri: str | None, name: str | None, work: Callable[["Datab
         await disconnect(client)
 
 
-def _run(uri: str | None, name: str | None, work: Callable[["Database"], Awaitable[int]]) -> int:
+def _run(uri: str | None, name: str | None, work: Callable[[Database], Awaitable[int]]) -> int:
     try:
         return asyncio.run(_on_database(uri, name, work))
     except OperationFailure as error:
-        # Its text may quote a stored document: the code is enough to look it up.
+        # Its text may quote a stored document, and the code is enough to look it up.
         said = f" ({error.details['codeName']})" if error.details and "codeName" in error.details else ""
         raise IndexToolError(f"the server refused with code {error.code}{said}; nothing more was done") from None
 
@@ -140,12 +151,9 @@ def plan_command(
     """Compare declared with present, and show what apply would do. Reads only."""
     documents = _documents(document)
 
-    async def work(held: "Database") -> int:
+    async def work(held: Database) -> int:
         found = await plan(held, documents=documents, drop_undeclared=drop_undeclared, hide_only=hide_only)
-        if as_json:
-            typer.echo(rendering.as_json(found))
-        else:
-            rendering.show_plan(_console(sys.stdout), found)
+        _show(found, rendering.show_plan, as_json=as_json)
         if found.conflicts:
             return errors.CONFLICTS
         return errors.DIFFERENCES if found.steps or found.blocked else errors.DONE
@@ -185,17 +193,17 @@ def apply_command(
             metavar="SECONDS",
             min=1,
             max=3600,
-            help="How long the next run waits where this one was killed.",
+            help="How long the next run waits if this one is killed.",
         ),
     ] = int(DEFAULT_LEASE.total_seconds()),
 ) -> int:
-    """Build what is missing and mend what differs, one index at a time; may be killed and run again."""
+    """Build what is missing and repair what differs, one index at a time; may be killed and run again."""
     documents = _documents(document)
     quorum = int(commit_quorum) if commit_quorum.isdecimal() else commit_quorum
 
-    async def work(held: "Database") -> int:
-        # With --json the steps are told on standard error, so that standard output is one document.
-        with rendering.Teller(_console(sys.stderr) if as_json else _console(sys.stdout)) as tell:
+    async def work(held: Database) -> int:
+        # With --json the steps are shown on standard error, so that standard output is one document.
+        with rendering.Teller(_console(sys.stderr if as_json else sys.stdout)) as tell:
             done = await apply(
                 held,
                 documents=documents,
@@ -206,10 +214,7 @@ def apply_command(
                 lock_lease=timedelta(seconds=lock_lease),
                 tell=tell,
             )
-        if as_json:
-            typer.echo(rendering.as_json(done))
-        else:
-            rendering.show_applied(_console(sys.stdout), done)
+        _show(done, rendering.show_applied, as_json=as_json)
         if done.conflicts:
             return errors.CONFLICTS
         return errors.DONE if done.plan.is_as_declared and not done.plan.steps else errors.DIFFERENCES
@@ -221,15 +226,12 @@ def apply_command(
 def check_command(
     *, uri: Uri = None, database: DatabaseName = None, document: Documents = None, as_json: AsJson = False
 ) -> int:
-    """Succeed only where everything declared is present, equal and visible; for deployments and health probes."""
+    """Succeed only if everything declared is present, equal and visible; for deployments and health probes."""
     documents = _documents(document)
 
-    async def work(held: "Database") -> int:
+    async def work(held: Database) -> int:
         found = await check(held, documents=documents)
-        if as_json:
-            typer.echo(rendering.as_json(found))
-        else:
-            rendering.show_check(_console(sys.stdout), found)
+        _show(found, rendering.show_check, as_json=as_json)
         return errors.DONE if found.is_as_declared else errors.DIFFERENCES
 
     return _run(uri, database, work)
@@ -237,14 +239,11 @@ def check_command(
 
 @app.command("explain")
 def explain_command(*, uri: Uri = None, database: DatabaseName = None, as_json: AsJson = False) -> int:
-    """Run every query of the repository through the server's explain, and fail where an index does not serve it."""
+    """Run every query of the repository through the server's explain, and fail if an index does not serve it."""
 
-    async def work(held: "Database") -> int:
+    async def work(held: Database) -> int:
         found = await explain(held)
-        if as_json:
-            typer.echo(rendering.as_json(found))
-        else:
-            rendering.show_explanation(_console(sys.stdout), found)
+        _show(found, rendering.show_explanation, as_json=as_json)
         return errors.DONE if found.is_fine else errors.DIFFERENCES
 
     return _run(uri, database, work)
@@ -259,7 +258,7 @@ def shard_command(
 ) -> int:
     """Print, and with --yes run, what a sharded cluster needs."""
 
-    async def work(held: "Database") -> int:
+    async def work(held: Database) -> int:
         for step in await shard(held, carry_out=yes):
             command = json.dumps(step.command)
             typer.echo(f"db.adminCommand({command})" if step.is_admin else f"db.runCommand({command})")
@@ -270,7 +269,7 @@ def shard_command(
 
 
 def _refuse(text: str, status: int) -> int:
-    typer.echo(f"python -m indexes: {text}", err=True)
+    typer.echo(f"{_COMMAND}: {text}", err=True)
     return status
 
 
@@ -279,16 +278,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         status = command.main(
-            args=None if arguments is None else list(arguments), prog_name="python -m indexes", standalone_mode=False
+            args=None if arguments is None else list(arguments), prog_name=_COMMAND, standalone_mode=False
         )
     except IndexToolError as error:
         return _refuse(_A_URI.sub("(a URI, not shown)", str(error)), error.exit_status)
-    except SessionError as error:
-        return _refuse(_A_URI.sub("(a URI, not shown)", str(error)), errors.USAGE_OR_UNREACHABLE)
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         return _refuse("stopped; what was done stays, run it again to go on", errors.STOPPED)
     except typer.TyperException as error:
-        # A usage error quotes what it does not understand; a URI in the wrong place must not reach the terminal.
+        # A usage error quotes what it does not understand. A URI in the wrong place must not reach the terminal.
         said = error.format_message()
         if _A_URI.search(said):
             said = "a connection string stands where none is expected: give it as --uri or in MONGODB_URI"

@@ -1,6 +1,6 @@
-"""Which stored documents violate a unique index that is to be built: counted, and the first ten named."""
+"""The stored documents that violate a unique index to be built: their number, and the ids of the first ten."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,11 +16,11 @@ class Conflict:
     """Documents that no unique index can hold together.
 
     Attributes:
-        collection: Where.
+        collection: The documents' collection.
         index: The index that cannot be built.
         documents: How many documents share their key with another.
         groups: How many keys are shared.
-        first_ids: The ids of the first ten, those of one key side by side.
+        first_ids: The ids of the first ten documents, those of one key side by side.
     """
 
     collection: str
@@ -36,10 +36,10 @@ def _paths(field: str) -> list[str]:
 
 
 def pipeline_for(definition: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The aggregation that finds what shares a key, by the server's rules for unique indexes.
+    """The aggregation that finds documents with equal keys, by the server's rules for unique indexes.
 
-    An absent field counts as null, a sparse index skips documents with none of its fields, an array counts with each
-    of its elements, an empty one as a value of its own, and a document may hold one element twice.
+    An absent field counts as null. A sparse index skips documents that have none of its fields. An array counts by
+    each of its elements, an empty one as a value of its own, and a document may hold the same element twice.
     """
     fields = [name for name, _ in keys_of(definition)]
     conditions: list[Mapping[str, Any]] = []
@@ -72,7 +72,7 @@ def pipeline_for(definition: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _unwound(fields: Sequence[str]) -> Iterator[dict[str, Any]]:
     for path in dict.fromkeys(path for field in fields for path in _paths(field)):
         if path in fields:
-            # To be known beforehand: unwound, an empty array is gone. Further up the path one counts as absent.
+            # Noted beforehand, since unwinding removes an empty array. Further up the path one counts as absent.
             yield {"$set": {f"{_EMPTY}{fields.index(path)}": {"$eq": [f"${path}", []]}}}
         yield {"$unwind": {"path": f"${path}", "preserveNullAndEmptyArrays": True}}
 
@@ -81,8 +81,13 @@ def _first(value: str) -> dict[str, Any]:
     return {"n": MOST_NAMED, "input": value}
 
 
-async def find_conflict(server: Server, collection: str, definition: Mapping[str, Any]) -> Conflict | None:
-    """What keeps a unique index from being built, or None."""
+async def find_conflicts(server: Server, collection: str, definitions: Iterable[Mapping[str, Any]]) -> list[Conflict]:
+    """What keeps unique indexes from being built; one conflict at most for each of them."""
+    looked = [await _conflict_of(server, collection, definition) for definition in definitions]
+    return [conflict for conflict in looked if conflict is not None]
+
+
+async def _conflict_of(server: Server, collection: str, definition: Mapping[str, Any]) -> Conflict | None:
     options = {"collation": definition["collation"]} if definition.get("collation") else {}
     found = await server.aggregate(collection, pipeline_for(definition), quick=False, allowDiskUse=True, **options)
     if not found:

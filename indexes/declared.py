@@ -3,21 +3,18 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Final, TypeGuard
+from typing import Any, TypeGuard
 
 from beanie import Document
 from pymongo import IndexModel
 
 from indexes.errors import BadDocument
-from sessions.store.document import ActiveScheduleSession
 from sessions.store.index_definitions import keys_of, signature
-
-DEFAULT_DOCUMENTS: Final[tuple[type[Document], ...]] = (ActiveScheduleSession,)
 
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What one collection should hold, by index name."""
+    """The indexes that one collection should hold, by their names."""
 
     collection: str
     indexes: Mapping[str, Mapping[str, Any]]
@@ -27,7 +24,7 @@ def load(path: str) -> type[Document]:
     """The document class of ``package.module:Class``.
 
     Raises:
-        BadDocument: There is no such module or class, or it is no Beanie document.
+        BadDocument: No such module or class exists, or it is no Beanie document.
     """
     module, separator, name = path.partition(":")
     if not separator or not module or not name or module.startswith("."):
@@ -87,9 +84,9 @@ def _indexes_of(document: type[Document]) -> list[Mapping[str, Any]]:
         settled = [index.document for index in _from_settings(document)]
         marked = [index.document for index in _from_fields(document)]
     except (TypeError, ValueError) as error:
-        raise BadDocument(f"{document.__name__} declares an index that is none: {error}") from error
-    # As Beanie has it, an index in Settings stands for one of the same keys at a field. Among those in Settings none
-    # is left out: two of equal keys with different filters are two indexes.
+        raise BadDocument(f"{document.__name__} declares an index that PyMongo refuses: {error}") from error
+    # As in Beanie, an index in Settings replaces one with the same keys at a field. Those in Settings all count: two
+    # with equal keys and different filters are two indexes.
     taken = [keys_of(definition) for definition in settled]
     return [*settled, *(definition for definition in marked if keys_of(definition) not in taken)]
 
@@ -98,8 +95,7 @@ def declared_by(documents: Sequence[type[Document]]) -> tuple[Declared, ...]:
     """What the collections of some documents should hold, one entry for each collection.
 
     Raises:
-        BadDocument: What is given is no list of documents, or two indexes have one name, or one definition has two
-            names; no collection can hold both.
+        BadDocument: This is no list of documents, or two indexes have one name, or one definition has two names.
     """
     given: object = documents
     if not isinstance(given, Collection) or not all(_is_document(one) for one in given):
@@ -109,13 +105,18 @@ def declared_by(documents: Sequence[type[Document]]) -> tuple[Declared, ...]:
         held = by_collection.setdefault(collection_of(document), {})
         for definition in _indexes_of(document):
             name = str(definition["name"])
-            if keys_of(definition) != [("_id", 1)]:  # every collection has that one
+            if not is_index_of_ids(definition):
                 if held.get(name, definition) != definition:
                     raise BadDocument(f"two different indexes are declared under the name {name}: give each its own")
                 held[name] = definition
     for collection, held in by_collection.items():
         _refuse_twins(collection, held.values())
     return tuple(Declared(collection, held) for collection, held in by_collection.items())
+
+
+def is_index_of_ids(definition: Mapping[str, Any]) -> bool:
+    """Whether it is the one on ``_id``, which every collection has."""
+    return keys_of(definition) == [("_id", 1)]
 
 
 def _refuse_twins(collection: str, definitions: Iterable[Mapping[str, Any]]) -> None:

@@ -1,14 +1,14 @@
 """What stops a command, each kind with the exit status that the command line ends with.
 
 IndexToolError
-├── BadDocument      2  what ``--document`` names is no Beanie document, or it declares what cannot be
+├── BadDocument      2  what ``--document`` names is no Beanie document, or declares what no collection can hold
 ├── BadChoice        2  an argument is outside its limits
 ├── Unreachable      2  no server, or none that may write, answered
-├── MissingRight     2  the user lacks a right; names the action and the role that has it
-├── NotSharded       2  ``shard`` was asked of a server that is no part of a sharded cluster
+├── MissingRight     2  the user lacks a right; it names the action and the role that has it
+├── NotSharded       2  the server for ``shard`` is no router of a sharded cluster
 ├── CannotShard      3  a unique index does not begin with the shard key's field
 ├── LockHeld         1  another ``apply`` is at work
-└── Unsettled        1  the indexes changed under each step of a run
+└── Unsettled        1  somebody else changed the indexes before each step of a run
 """
 
 from typing import ClassVar, Final
@@ -18,7 +18,7 @@ DIFFERENCES: Final = 1
 USAGE_OR_UNREACHABLE: Final = 2
 CONFLICTS: Final = 3
 STOPPED: Final = 130
-"""As a shell has it for Ctrl-C; for SIGTERM too, since both end a run in the same way."""
+"""A shell's own status after Ctrl-C. It stands for SIGTERM too, since both end a run in the same way."""
 
 
 class IndexToolError(Exception):
@@ -28,15 +28,15 @@ class IndexToolError(Exception):
 
 
 class BadDocument(IndexToolError):
-    """What was named is no Beanie document, or declares what no collection can hold."""
+    """A class is no Beanie document, or declares two indexes that exclude each other."""
 
 
 class BadChoice(IndexToolError, ValueError):
-    """An argument is outside its limits; nothing was sent."""
+    """A call was refused for its arguments, before anything was sent."""
 
 
 class Unreachable(IndexToolError):
-    """The server did not answer; what was done before stays, and the next run goes on from there."""
+    """The server did not answer. What was done stays, and the next run goes on from there."""
 
 
 class MissingRight(IndexToolError):

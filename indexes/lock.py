@@ -1,6 +1,6 @@
-"""One ``apply`` at a time on a database: a lock document with a renewed lease.
+"""One ``apply`` at a time on a database, by a lock document whose lease is renewed.
 
-The server's own clock judges the lease, so that two machines need not agree on the time.
+The lease is judged by the server's own clock, so that two machines need not agree on the time.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from pymongo.errors import OperationFailure
 
+from indexes.codes import Code
 from indexes.errors import IndexToolError, LockHeld, MissingRight, Unreachable
 from indexes.server import Server
 from sessions.tasks import until_set
@@ -21,15 +22,13 @@ from sessions.tasks import until_set
 logger = logging.getLogger("indexes")
 
 LOCKS: Final = "index_bootstrap_locks"
-"""The collection that holds the lock, in the database that it is for."""
+"""The collection of the lock document, in the database that it locks."""
 DEFAULT_LEASE: Final = timedelta(seconds=15)
 DEFAULT_WAIT: Final = timedelta(minutes=10)
 
 _KEY: Final = "apply"
-_DUPLICATE: Final = 11000
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.5
-_MAJORITY: Final = {"w": "majority"}
 
 
 class Lock:
@@ -43,11 +42,11 @@ class Lock:
 
     @property
     def left(self) -> timedelta:
-        """How long the lock is surely ours; nothing that could hurt the next run may begin later."""
+        """How long the lock is certainly ours. Nothing that could harm the next run may begin later."""
         return self._lease - timedelta(seconds=monotonic() - self._renewed_at)
 
     def _until(self) -> dict[str, Any]:
-        # Documents are changed by a pipeline, since only there the server's clock has a name.
+        # For a pipeline: an update by operators can't refer to the server's clock.
         until = {"$add": ["$$NOW", int(self._lease.total_seconds() * 1000)]}
         return {"holder": self._holder, "expires_at": until}
 
@@ -58,10 +57,9 @@ class Lock:
             "update": [{"$set": changes}],
             "upsert": upsert,
             "new": True,
-            "writeConcern": _MAJORITY,
         }
         asked_at = monotonic()
-        answer = await self._server.command(command, about=LOCKS)
+        answer = await self._server.change(command, about=LOCKS)
         if answer.get("value") is None:
             return False
         self._renewed_at = asked_at
@@ -71,11 +69,11 @@ class Lock:
         if await self._update({"$expr": {"$lte": ["$expires_at", "$$NOW"]}}, changes=self._until(), upsert=False):
             return True
         try:
-            # Where somebody holds it, the upsert meets his document's _id. It can't ask for the lapse itself: the
-            # server refuses $expr in an upsert.
+            # If another run holds the lock, the upsert is refused for that document's _id. The upsert can't check the
+            # lease itself, since the server refuses $expr in one.
             return await self._update({"holder": self._holder}, changes=self._until(), upsert=True)
         except OperationFailure as error:
-            if error.code != _DUPLICATE:
+            if error.code != Code.DUPLICATE_KEY:
                 raise
             return False
 
@@ -95,18 +93,18 @@ class Lock:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def confirm(self) -> None:
-        """Renew the lease, and learn that the lock is still ours.
+        """Renew the lease, and so learn whether the lock is still ours.
 
         Raises:
-            LockHeld: It lapsed and another run took it.
+            LockHeld: The lease lapsed and another run took the lock.
         """
         if not await self._update({"holder": self._holder}, changes=self._until(), upsert=False):
             raise LockHeld("another apply took the lock over while this one stood still: run this again")
 
     async def keep(self, stopped: asyncio.Event) -> None:
-        """Renew the lease until ``stopped`` is set, or the lock is lost: the next `confirm` tells the run.
+        """Renew the lease until ``stopped`` is set, or the lock is lost. The run learns of that at its next `confirm`.
 
-        Not until cancelled: a driver can turn a cancellation in mid-command into an error of the connection.
+        It is not stopped by cancelling, since a driver can turn a cancellation in mid-command into a connection error.
         """
         every = self._lease.total_seconds() / 3
         while True:
@@ -118,29 +116,24 @@ class Lock:
             except LockHeld:
                 return
             except Unreachable as error:
-                # The step under way meets the same server; before the next one the lock is confirmed.
+                # The step under way has the same trouble, and before the next one the lock is confirmed.
                 logger.warning("the lock could not be renewed (%s)", error)
 
     async def give_back(self) -> None:
-        """Let the next run begin at once; left behind, the lease lapses by itself."""
+        """Let the next run begin at once. Without this the lease lapses by itself."""
         command = {
             "delete": LOCKS,
             "deletes": [{"q": {"_id": _KEY, "holder": self._holder}, "limit": 1}],
-            "writeConcern": _MAJORITY,
         }
         with contextlib.suppress(Unreachable, MissingRight, OperationFailure):
-            await self._server.command(command, about=LOCKS)
+            await self._server.change(command, about=LOCKS)
 
 
 @contextlib.asynccontextmanager
 async def locked(
     server: Server, *, lease: timedelta, wait: timedelta, on_wait: Callable[[], None]
 ) -> AsyncIterator[Lock]:
-    """Hold the lock within the block, renewing it in the background.
-
-    Raises:
-        LockHeld: It was not free within ``wait``.
-    """
+    """Hold the lock within the block, renewing it in the background; waits for it as `Lock.acquire` does."""
     lock = Lock(server, lease=lease)
     await lock.acquire(wait=wait, on_wait=on_wait)
     stopped = asyncio.Event()

@@ -1,4 +1,4 @@
-"""What a database holds beside what is declared, and the steps between them; it only reads."""
+"""What a database holds, compared with what is declared, and the steps between the two. It only reads."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pymongo.errors import OperationFailure
 
-from indexes.conflicts import Conflict, find_conflict
-from indexes.declared import DEFAULT_DOCUMENTS, Declared, declared_by
+from indexes.conflicts import Conflict, find_conflicts
+from indexes.declared import Declared, declared_by
 from indexes.errors import MissingRight
 from indexes.server import Server
+from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
 from indexes.steps import (
     NOTHING_FOREIGN,
     Blocked,
@@ -25,16 +26,15 @@ from indexes.steps import (
     to_be_unique,
     undeclared_in,
 )
+from sessions.store.clients import Database
 from sessions.store.index_definitions import Aspect, Difference, compare, keys_of
 
 if TYPE_CHECKING:
     from beanie import Document
 
-    from sessions.store.clients import Database
-
 
 class Standing(StrEnum):
-    """How an index stands to what is declared."""
+    """How an index compares with what is declared."""
 
     MISSING = "missing"
     EQUAL = "equal"
@@ -49,7 +49,7 @@ DECLARED_STANDINGS: Final = frozenset({Standing.MISSING, Standing.EQUAL, Standin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """What the server tells of an index's use; None where it does not tell, or the user may not ask."""
+    """What the server knows of an index's use; None if it does not tell, or the user may not ask."""
 
     size: int | None = None
     operations: int | None = None
@@ -61,10 +61,10 @@ class IndexStanding:
     """One index, declared or present.
 
     Attributes:
-        collection: Where.
+        collection: The collection that holds it, or should.
         name: Its name.
-        keys: Its fields and directions: as declared, or as present where nobody declared it.
-        standing: How it stands.
+        keys: Its fields and directions, as declared, or as present if nobody declared it.
+        standing: How it compares with what is declared.
         differences: In what it differs.
         use: Its size in bytes and its use since the server started.
         is_declared: Whether a document declares it.
@@ -86,7 +86,7 @@ class Plan:
     Attributes:
         database: The database's name.
         indexes: Every index, declared or present.
-        steps: What `apply` would do, in its order.
+        steps: What `apply` would do, in this order.
         conflicts: Documents that violate a unique index to be built; `apply` then refuses.
         blocked: Indexes that `apply` leaves as they are, each with the reason.
     """
@@ -103,20 +103,20 @@ class Plan:
         return all(index.standing is Standing.EQUAL for index in self.indexes if index.is_declared)
 
     def named(self, standing: Standing) -> tuple[IndexStanding, ...]:
-        """The indexes that stand so."""
+        """The indexes of this standing."""
         return tuple(index for index in self.indexes if index.standing is standing)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One collection as it was read: what is declared for it with the server's defaults, and what it holds."""
+class CollectionState:
+    """One collection: what is declared for it, with the server's defaults, and what it was read to hold."""
 
     declared: Declared
     present: Present
 
 
 async def _expanded(server: Server, declared: Declared, present: Present) -> Declared:
-    """What is declared, each collation as the server would list it; an index inherits its collection's."""
+    """What is declared, with each collation as the server would list it. An index inherits its collection's."""
     inherited = present.get("_id_", {}).get("collation")
     indexes = {}
     for name, definition in declared.indexes.items():
@@ -130,10 +130,10 @@ async def _expanded(server: Server, declared: Declared, present: Present) -> Dec
     return Declared(declared.collection, indexes)
 
 
-async def look(server: Server, declared: Declared) -> Found:
+async def look(server: Server, declared: Declared) -> CollectionState:
     """Read what one collection holds: one ``listIndexes``, and an ``explain`` for each collation."""
     present = await server.indexes(declared.collection) or {}
-    return Found(await _expanded(server, declared, present), present)
+    return CollectionState(await _expanded(server, declared, present), present)
 
 
 async def _uses(server: Server, collection: str) -> dict[str, Use]:
@@ -150,11 +150,11 @@ async def _uses(server: Server, collection: str) -> dict[str, Use]:
                 "since": min(before["since"], entry["accesses"]["since"]),
             }
     except (MissingRight, OperationFailure):
-        counted = {}  # optional: a user without `clusterMonitor` sees 'unknown' instead
+        counted = {}  # optional: without the role `clusterMonitor` it is not known
     return {name: Use(size=sizes.get(name), **counted.get(name, {})) for name in {*sizes, *counted}}
 
 
-def _standings(found: Found, uses: Mapping[str, Use]) -> list[IndexStanding]:
+def _standings(found: CollectionState, uses: Mapping[str, Use]) -> list[IndexStanding]:
     collection = found.declared.collection
     standings = []
     for name, target in found.declared.indexes.items():
@@ -201,7 +201,7 @@ async def plan_on(
     with_use: bool = True,
     with_conflicts: bool = True,
 ) -> Plan:
-    """The plan for some collections; `plan` and `apply` both come here."""
+    """The plan for some collections, on which `plan`, `check` and `apply` agree."""
     indexes: list[IndexStanding] = []
     steps: list[Step] = []
     conflicts: list[Conflict] = []
@@ -215,8 +215,7 @@ async def plan_on(
         blocked += blocked_in(found.declared, after, choices)
         if with_conflicts and found.present:
             unique = to_be_unique(found.declared, found.present, ours)
-            looked = [await find_conflict(server, one.collection, definition) for definition in unique]
-            conflicts += [conflict for conflict in looked if conflict is not None]
+            conflicts += await find_conflicts(server, one.collection, unique)
     return Plan(
         database=server.name,
         indexes=tuple(indexes),
@@ -227,7 +226,7 @@ async def plan_on(
 
 
 async def plan(
-    database: "Database",
+    database: Database,
     *,
     documents: "Sequence[type[Document]]" = DEFAULT_DOCUMENTS,
     drop_undeclared: bool = False,
@@ -236,41 +235,25 @@ async def plan(
     """Compare what some documents declare with what a database holds; it only reads.
 
     Args:
-        database: A database of Motor or PyMongo Async.
-        documents: Beanie document classes; they need not be initialised.
         drop_undeclared: Plan to hide and then drop what nobody declared.
         hide_only: Plan to hide it, and stop there.
 
     Returns:
-        The plan: `apply` with the same arguments would take its steps.
-
-    Raises:
-        BadDocument: The documents declare what no collection can hold.
-        Unreachable: No primary answered.
-        MissingRight: The user may not list indexes.
+        The plan. `apply` with the same arguments would take its steps.
 
     Round trips:
-        For each collection a ``listIndexes``, two ``aggregate`` for size and use, an ``explain`` for each collation,
-        and for each unique index to be built an ``aggregate`` over the documents that it would hold.
+        For each collection a ``listIndexes``, two ``aggregate`` for size and use, and an ``explain`` for each
+        collation. For each unique index to be built an ``aggregate`` over the documents that it would hold.
     """
     choices = Choices(drop_undeclared=drop_undeclared, hide_only=hide_only)
     return await plan_on(Server(database), declared_by(documents), choices)
 
 
-async def check(database: "Database", *, documents: "Sequence[type[Document]]" = DEFAULT_DOCUMENTS) -> Plan:
+async def check(database: Database, *, documents: "Sequence[type[Document]]" = DEFAULT_DOCUMENTS) -> Plan:
     """Ask whether a database holds what some documents declare; ``.is_as_declared`` is the answer.
 
-    Args:
-        database: A database of Motor or PyMongo Async.
-        documents: Beanie document classes; they need not be initialised.
-
     Returns:
-        The plan without sizes, use and conflicts: a health probe can afford it.
-
-    Raises:
-        BadDocument: The documents declare what no collection can hold.
-        Unreachable: No primary answered.
-        MissingRight: The user may not list indexes.
+        The plan without sizes, use and conflicts, so that a health probe can afford it.
 
     Round trips:
         One ``listIndexes`` for each collection, and an ``explain`` for each collation.

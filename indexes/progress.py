@@ -1,4 +1,4 @@
-"""How far a build is, from the server's ``currentOp``; a user without the right to ask sees the time only."""
+"""How far a build is, from the server's ``currentOp``. A user who lacks the right for that sees only the time."""
 
 import asyncio
 import logging
@@ -25,10 +25,10 @@ class Progress:
     """What is known of the step under way.
 
     Attributes:
-        step: The step; None while another run's lock is waited for.
+        step: The step; None while this run waits for another one's lock.
         elapsed: Seconds since it began.
-        phase: ``scanning``, ``inserting`` or ``draining``; empty where the server does not tell.
-        done: Documents or keys of this phase; None where the server does not tell.
+        phase: ``scanning``, ``inserting`` or ``draining``; empty if it is not known.
+        done: Documents or keys of this phase so far; None if they are not known.
         total: How many there are in this phase.
         ended: Whether the step is done.
     """
@@ -50,7 +50,7 @@ def _phase_of(operation: dict[str, Any]) -> str:
 
 
 async def _ask(server: Server, step: Step) -> dict[str, Any]:
-    """The coordinator's operation for a build; empty in the gaps between its phases."""
+    """The operation in which the server runs a build; empty between its phases."""
     names = {
         "desc": {"$regex": "^IndexBuildsCoordinator"},
         "command.createIndexes": step.collection,
@@ -62,11 +62,7 @@ async def _ask(server: Server, step: Step) -> dict[str, Any]:
 
 
 async def follow(server: Server, step: Step, tell: Tell, stopped: asyncio.Event) -> None:
-    """Tell how far a build is, until ``stopped`` is set.
-
-    Not until cancelled: a driver can turn a cancellation in mid-command into an error of the connection, and this
-    would go on.
-    """
+    """Tell how far a build is, until ``stopped`` is set; as for `Lock.keep`, cancelling might not stop it."""
     began = monotonic()
     may_ask = True
     while not stopped.is_set():
@@ -75,7 +71,7 @@ async def follow(server: Server, step: Step, tell: Tell, stopped: asyncio.Event)
             try:
                 operation = await _ask(server, step)
             except (MissingRight, OperationFailure):
-                may_ask = False  # optional: without `inprog` the time alone is told
+                may_ask = False  # optional: without the right `inprog` only the time is told
             except Unreachable as error:
                 logger.debug("the progress could not be asked for: %s", error)
         counted = operation.get("progress", {})

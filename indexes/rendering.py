@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, Self
 
 from rich import box
@@ -16,7 +16,9 @@ from indexes.applier import Applied
 from indexes.conflicts import Conflict
 from indexes.planner import IndexStanding, Plan, Standing
 from indexes.progress import Progress as BuildProgress
+from indexes.server import in_utc
 from indexes.session_collection.explaining import Explanation
+from indexes.session_collection.superseding import Resolution
 from indexes.steps import Action, Blocked, Step
 from sessions.store.index_definitions import in_words
 
@@ -56,7 +58,7 @@ def _size(size: int | None) -> str:
         return "unknown"
     amount = float(size)
     for unit in ("B", "kB", "MB"):
-        if amount < 1000:  # noqa: PLR2004 - a thousand is what the units are made of
+        if amount < 1000:  # noqa: PLR2004 - each unit is a thousand of the one before
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} GB"
@@ -82,7 +84,7 @@ def _show_collection(console: Console, title: str, indexes: Sequence[IndexStandi
 
 
 def show_plan(console: Console, plan: Plan) -> None:
-    """Print how each index stands, what would be done, and what stands in the way."""
+    """Print how each index compares, what would be done, and what stands in the way."""
     for collection in dict.fromkeys(index.collection for index in plan.indexes):
         ours = [index for index in plan.indexes if index.collection == collection]
         _show_collection(console, f"{plan.database}.{collection}", ours)
@@ -122,12 +124,12 @@ def show_conflicts(console: Console, conflicts: Sequence[Conflict]) -> None:
     if conflicts:
         console.print(
             "apply refuses to build over them: put them right first, or let "
-            "apply --resolve supersede-older end the older sessions of each conversation."
+            f"apply --resolve {Resolution.SUPERSEDE_OLDER} end the older sessions of each conversation."
         )
 
 
 def show_applied(console: Console, applied: Applied) -> None:
-    """Print how a run ended; its steps were told while it ran."""
+    """Print how a run ended; its steps were shown while it ran."""
     if applied.superseded:
         console.print(f"{len(applied.superseded)} older sessions were superseded (status ignored).")
     show_blocked(console, applied.plan.blocked)
@@ -180,13 +182,13 @@ def show_explanation(console: Console, explanation: Explanation) -> None:
 
 def as_json(value: Plan | Applied | Explanation) -> str:
     """The same for programs."""
-    told = (
-        _plan_values(value)
-        if isinstance(value, Plan)
-        else _applied_values(value)
-        if isinstance(value, Applied)
-        else _explanation_values(value)
-    )
+    match value:
+        case Plan():
+            told = _plan_values(value)
+        case Applied():
+            told = _applied_values(value)
+        case Explanation():
+            told = _explanation_values(value)
     return json.dumps(told, indent=2, default=str)
 
 
@@ -204,15 +206,8 @@ def _index_values(index: IndexStanding) -> dict[str, Any]:
         "differences": [{"aspect": found.aspect, "text": found.text} for found in index.differences],
         "size": index.use.size,
         "use": "unknown" if index.use.operations is None else index.use.operations,
-        "since": _in_utc(index.use.since),
+        "since": None if index.use.since is None else in_utc(index.use.since).isoformat(),
     }
-
-
-def _in_utc(moment: datetime | None) -> str | None:
-    """With its offset: a client that does not ask for one is given UTC without it."""
-    if moment is None:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
 
 
 def _conflict_values(conflict: Conflict) -> dict[str, Any]:
@@ -270,14 +265,14 @@ def _explanation_values(explanation: Explanation) -> dict[str, Any]:
 
 
 class _RateColumn(ProgressColumn):
-    """How fast the present phase goes."""
+    """The speed of the present phase."""
 
     def render(self, task: BarTask) -> Text:
         return Text(f"{task.speed:,.0f}/s" if task.speed else "")
 
 
 class Teller:
-    """Shows the progress of a run: a bar for each build on a terminal, a line for each step everywhere."""
+    """Shows the progress of a run: a line for each step, and on a terminal a bar for each build."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -325,7 +320,7 @@ class Teller:
 
     def _show_bar(self, progress: BuildProgress, step: Step) -> None:
         if self._bar is None or (progress.phase and progress.phase != self._phase):
-            # A bar for each phase: rate and time left would else be those of the phase before.
+            # A new bar for each phase, else rate and time left would include the phase before.
             self._remove_bar()
             self._phase = progress.phase
             self._bar = self._bars.add_task(f"{step.action} {step.index}", total=None, said="")

@@ -1,8 +1,8 @@
-"""Declared against present: what differs, and each step from the one to the other. Pure: it asks no server.
+"""The steps from the indexes that a collection holds to those that are declared. It asks no server.
 
-`next_step` is the whole computation: it looks at what a collection holds and names the one step to take. A plan is
-what it says when each step is imagined done; carrying a plan out is doing each step and looking again. So a run that
-was killed anywhere is continued by the next, which needs no memory of it.
+`next_step` is the whole computation. From what a collection holds it names the one step to take. A plan is made by
+imagining each step done. It is carried out by doing each step and looking again. So the next run continues one that was
+killed anywhere, without any record of it.
 """
 
 import hashlib
@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from indexes.declared import Declared
-from sessions.store.document import COLLECTION, SHARD_KEY
+from indexes.declared import Declared, is_index_of_ids
+from indexes.session_collection.session_document import is_shard_key_index
 from sessions.store.index_definitions import Aspect, compare, keys_of, signature, ttl_of
 
 Definition = Mapping[str, Any]
 Present = Mapping[str, Definition]
 
 NEVER_SECONDS: Final = 2_147_483_647
-"""A TTL can't be taken off in place; with this one, the longest there is, it deletes nothing."""
+"""A TTL can't be removed in place. This one, the longest possible, deletes nothing."""
 
 _BRIDGE: Final = re.compile(r"(?P<target>.+)__bridge_(?P<digest>[0-9a-f]{8})")
 _IN_PLACE: Final = frozenset({Aspect.HIDDEN, Aspect.TTL, Aspect.UNIQUE, Aspect.PREPARE_UNIQUE})
@@ -47,28 +47,28 @@ class Step:
     """One thing to do, on one index.
 
     Attributes:
-        collection: Where.
-        action: What.
+        collection: The collection's name.
+        action: What to do.
         index: The index's name.
-        definition: What to build, or what is to be dropped as it was read.
+        definition: The index to build, or the index to drop as it was read.
         why: The reason, for people.
     """
 
     collection: str
     action: Action
     index: str
-    definition: Definition = field(default_factory=dict, compare=False, hash=False)
+    definition: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
     why: str = ""
 
     @property
     def builds(self) -> bool:
-        """Whether it scans the collection."""
+        """Whether it builds an index, and so scans the collection."""
         return self.action in (Action.BUILD, Action.BUILD_BRIDGE)
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """An index that can't be brought to what is declared, and what to do about it."""
+    """An index that `apply` leaves as it is, and what to do about it."""
 
     collection: str
     index: str
@@ -91,10 +91,10 @@ def _digest(definition: Definition) -> str:
 
 
 def bridge_of(target: Definition) -> Definition | None:
-    """The target with every key's direction reversed, all else but a TTL equal; None where a key has no direction.
+    """The target with every key's direction reversed and without a TTL; None if a key has no direction.
 
-    It may coexist with its target, enforces the same uniqueness and serves the same sorts. Its name carries its
-    target's and a digest of its own definition, so that no index of somebody else's is taken for one.
+    It can coexist with its target, enforces the same uniqueness and serves the same sorts. Its name consists of its
+    target's and a digest of its own definition, so that nobody else's index is taken for a bridge.
     """
     keys = keys_of(target)
     if any(not isinstance(way, int | float) or name.endswith("$**") for name, way in keys):
@@ -104,21 +104,16 @@ def bridge_of(target: Definition) -> Definition | None:
 
 def _standing_in(target: Definition) -> Definition:
     """The same under a bridge's name."""
-    # Visible even where the target is not: it has to serve. Without its TTL: a bridge that a killed run left would
-    # delete by what an older release declared.
+    # Visible even if the target is hidden, since it has to serve. Without a TTL, since a bridge that a killed run left
+    # would delete what an older release declared.
     bridge = {name: value for name, value in target.items() if name not in ("hidden", "expireAfterSeconds")}
     return {**bridge, "name": f"{target['name']}__bridge_{_digest(bridge)}"}
 
 
 def target_of_bridge(name: str, present: Definition) -> str | None:
-    """The index that a bridge stands in for; None where this is none of ours."""
+    """The index that a bridge stands in for; None if this is no bridge of ours."""
     found = _BRIDGE.fullmatch(name)
     return found["target"] if found and found["digest"] == _digest(present) else None
-
-
-def is_served_by_shards(collection: str, definition: Definition) -> bool:
-    """Whether this is the index of the session collection's own shard key, which counts as declared."""
-    return collection == COLLECTION and keys_of(definition) == list(SHARD_KEY.items())
 
 
 def deletes(definition: Definition) -> bool:
@@ -132,15 +127,15 @@ def is_building(definition: Definition | None) -> bool:
 
 
 def undeclared_in(declared: Declared, present: Present) -> list[str]:
-    """The names of what nobody declared: neither an index of ours, nor one that every collection has."""
+    """The names of the indexes that nobody declared, without those that every collection has."""
     return [
         name
         for name, definition in present.items()
         if name not in declared.indexes
-        and keys_of(definition) != [("_id", 1)]
+        and not is_index_of_ids(definition)
         and not definition.get("clustered")
         and target_of_bridge(name, definition) not in declared.indexes
-        and not is_served_by_shards(declared.collection, definition)
+        and not is_shard_key_index(declared.collection, definition)
     ]
 
 
@@ -151,11 +146,11 @@ def is_enforced(target: Definition, present: Present) -> bool:
 
 
 def is_served(target: Definition, present: Present) -> bool:
-    """Whether a visible one of those stands, so that its queries have an index."""
+    """Whether one of those is visible too, so that the target's queries have an index."""
     return is_enforced(target, {name: held for name, held in present.items() if not held.get("hidden")})
 
 
-class _OfOneCollection:
+class _CollectionSteps:
     """The steps of one collection, given what it holds now."""
 
     def __init__(self, declared: Declared, present: Present, choices: Choices) -> None:
@@ -176,14 +171,14 @@ class _OfOneCollection:
             is_ours = name in self._declared.indexes or target_of_bridge(name, held) in self._declared.indexes
             if is_building(held) and is_ours:
                 yield self._step(Action.WAIT, name, held, "the server is still building it")
-        # What guards live data first: a wrong TTL deletes, a hidden index leaves its queries without one.
+        # First what protects live data, since a wrong TTL deletes and a hidden index serves no query.
         for name, target in self._declared.indexes.items():
             there = self._present.get(name)
             if there is not None and not is_building(there):
                 yield from self._in_place(target, there)
         for name, held in self._present.items():
             if target_of_bridge(name, held) in self._declared.indexes and deletes(held):
-                yield self._step(Action.DEFUSE_TTL, name, held, "a bridge deletes nothing")
+                yield self._step(Action.DEFUSE_TTL, name, held, "a bridge must not delete")
         if self._touches_foreign:
             yield from self._foreign_ttls()
         ordered = sorted(self._declared.indexes.items(), key=lambda item: not item[1].get("unique"))
@@ -199,18 +194,18 @@ class _OfOneCollection:
     def _in_place(self, target: Definition, held: Definition) -> Iterator[Step]:
         name = target["name"]
         found = {difference.aspect for difference in compare(target, held)}
-        # A TTL deletes what its index covers: on an index that covers else than is declared even the declared one is
-        # wrong, and the new index alone has it.
+        # A TTL deletes what its index covers. On an index that covers other documents than the declared one even the
+        # declared TTL is wrong, so that only the new index gets it.
         covers_the_same = found <= _IN_PLACE
         if covers_the_same and Aspect.TTL in found and ttl_of(target) is not None:
             yield self._step(Action.SET_TTL, name, target, f"{ttl_of(target)} s are declared")
         elif deletes(held) and (ttl_of(target) is None or not covers_the_same):
-            yield self._step(Action.DEFUSE_TTL, name, held, "this TTL is not declared so, and deletes meanwhile")
+            yield self._step(Action.DEFUSE_TTL, name, held, "this TTL is not declared, and deletes meanwhile")
         if Aspect.HIDDEN in found and (covers_the_same or not target.get("hidden")):
             yield self._step(Action.HIDE if target.get("hidden") else Action.UNHIDE, name, held, "declared so")
         if Aspect.PREPARE_UNIQUE in found and not target.get("unique"):
             yield self._step(Action.CANCEL_PREPARE_UNIQUE, name, held, "left by a run that did not end")
-        # A TTL that has to go takes the index with it, so that uniqueness comes with the new one.
+        # If a TTL has to go, its index is replaced, and the new one is unique from the start.
         if target.get("unique") and Aspect.UNIQUE in found and covers_the_same and ttl_of(held) == ttl_of(target):
             yield self._step(Action.MAKE_UNIQUE, name, target, "only its uniqueness was lost")
 
@@ -233,14 +228,14 @@ class _OfOneCollection:
             yield self._step(Action.BUILD, name, target, "it is missing")
         elif owner == name:
             yield from self._bridged(target, twin, "it stands under the name of a bridge")
-        # Else it is another index's bridge, or stands under another declared name: that goes when its own target is in
-        # place, and this one follows.
+        # Else the twin is another index's bridge, or has another declared name. It goes when its own target is in
+        # place, and this index follows.
 
     def _without(self, name: str) -> Present:
         return {other: held for other, held in self._present.items() if other != name}
 
     def _relying_on(self, name: str) -> list[Definition]:
-        """The declared indexes whose work this one alone does: serve their queries, or keep them unique."""
+        """The declared indexes whose queries, or whose uniqueness, depend on this one alone."""
         held, rest = self._present[name], self._without(name)
 
         def is_left_alone(target: Definition) -> bool:
@@ -265,14 +260,14 @@ class _OfOneCollection:
             yield from self._bridged(target, twin, f"it stands under the name {twin}")
 
     def _bridged(self, target: Definition, in_the_way: str, why: str) -> Iterator[Step]:
-        """Drop what is in the way of the target, once something else does its work."""
+        """Drop what is in the way of the target, once another index does its work."""
         held = self._present[in_the_way]
         if bridge_of(target) is None or not is_served(target, self._without(in_the_way)):
             yield from self._bridge(target, in_the_way, why)
         elif others := self._relying_on(in_the_way):
-            # Declared indexes may stand under each other's names.
+            # Declared indexes can have each other's names.
             for other in others:
-                yield from self._bridge(other, in_the_way, f"until now {in_the_way} does its work")
+                yield from self._bridge(other, in_the_way, f"so far {in_the_way} does its work")
         else:
             said = f"{why}; a reversed twin serves meanwhile"
             if in_the_way in undeclared_in(self._declared, self._present) and not held.get("hidden"):
@@ -283,17 +278,17 @@ class _OfOneCollection:
         name = target["name"]
         bridge: Definition | None = bridge_of(target)
         if bridge is None:
-            self._block(name, f"{why}; keys like these can't be reversed for a bridge: drop it by hand at a quiet time")
+            self._block(name, f"{why}. Such keys can't be reversed for a bridge: drop it by hand at a quiet time")
             return
         if signature(self._present[in_the_way]) == signature(bridge):
-            # What is in the way is the target reversed: no second one can be built, but the target's own can.
+            # The index in the way is the target reversed, so the bridge can't be built beside it, but the target can.
             bridge = _standing_in(target)
         twin = self._holder_of(bridge, but=in_the_way)
         if twin is None:
             yield self._step(Action.BUILD_BRIDGE, bridge["name"], bridge, f"{name}: {why}")
         elif twin not in self._declared.indexes and not is_building(self._present[twin]):
-            self._block(name, f"{why}; {twin}, which could serve meanwhile, is hidden: unhide it")
-        # Else it serves once it is finished and visible.
+            self._block(name, f"{why}. {twin} could serve meanwhile, but it is hidden: unhide it")
+        # Else the twin serves once it is finished and visible.
 
     def _leftovers(self, name: str) -> Iterator[Step]:
         for other, held in self._present.items():
@@ -305,7 +300,9 @@ class _OfOneCollection:
             held = self._present[name]
             goes = not is_building(held) and not (self._choices.hide_only and self._relying_on(name))
             if goes and deletes(held):
-                yield self._step(Action.DEFUSE_TTL, name, held, "nobody declared it; hidden, it would go on deleting")
+                yield self._step(
+                    Action.DEFUSE_TTL, name, held, "nobody declared it, and even hidden it would go on deleting"
+                )
 
     def _foreign(self) -> Iterator[Step]:
         for name in undeclared_in(self._declared, self._present):
@@ -322,18 +319,18 @@ class _OfOneCollection:
     def _why_kept(self, relying: Collection[Definition]) -> str:
         said = f"nobody declared it, but it alone does the work of {', '.join(target['name'] for target in relying)}"
         if any(bridge_of(target) is None for target in relying):
-            return f"{said}, and keys like these can't be reversed for a bridge: replace it by hand at a quiet time"
+            return f"{said}. Such keys can't be reversed for a bridge: replace it by hand at a quiet time"
         return f"{said}: --drop-undeclared replaces it" if self._choices.hide_only else said
 
 
 def next_step(declared: Declared, present: Present, choices: Choices) -> Step | None:
-    """The one step to take on a collection that holds ``present``; None where all that can be done is done."""
-    return next(_OfOneCollection(declared, present, choices).steps(), None)
+    """The one step to take on a collection that holds ``present``; None if nothing more can be done."""
+    return next(_CollectionSteps(declared, present, choices).steps(), None)
 
 
 def blocked_in(declared: Declared, present: Present, choices: Choices) -> tuple[Blocked, ...]:
-    """What keeps indexes from becoming as declared, given what a collection holds once every step is done."""
-    collection = _OfOneCollection(declared, present, choices)
+    """The indexes that do not become as declared, from what a collection holds once every step is done."""
+    collection = _CollectionSteps(declared, present, choices)
     for _ in collection.steps():
         pass
     told = {one.index for one in collection.blocked}
@@ -351,7 +348,7 @@ def _changed(held: Definition, **changes: object) -> Definition:
 
 
 def imagined(present: Present, step: Step) -> Present:
-    """What a collection would hold were a step done."""
+    """What a collection would hold after a step."""
     rest = {name: held for name, held in present.items() if name != step.index}
     if step.action in (Action.DROP, Action.DROP_BRIDGE):
         return rest
@@ -370,7 +367,7 @@ def imagined(present: Present, step: Step) -> Present:
 
 
 def all_steps(declared: Declared, present: Present, choices: Choices) -> tuple[tuple[Step, ...], Present]:
-    """Every step, each with the ones before it imagined done; and what the collection would hold then."""
+    """Every step, each with those before it imagined done, and what the collection would hold after them."""
     steps = []
     while (step := next_step(declared, present, choices)) is not None:
         if step in steps:  # pragma: no cover - a guard against a table that goes in circles
@@ -382,7 +379,7 @@ def all_steps(declared: Declared, present: Present, choices: Choices) -> tuple[t
 
 
 def to_be_unique(declared: Declared, present: Present, steps: Collection[Step]) -> list[Definition]:
-    """The unique indexes whose uniqueness nothing holds yet, so that stored documents may violate them."""
+    """The unique indexes that no index enforces yet, so that stored documents may violate them."""
     touched = {step.index for step in steps} | {
         target_of_bridge(step.index, step.definition) for step in steps if step.action is Action.BUILD_BRIDGE
     }

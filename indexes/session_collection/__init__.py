@@ -1,1 +1,1 @@
-"""All that the index tool knows of the session collection beside its declared indexes."""
+"""All that the index tool knows of sessions."""

@@ -2,23 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from datetime import datetime
+from typing import Any, Final
 
 from pymongo.errors import OperationFailure
 
-from indexes.server import Server
+from indexes.server import Server, in_utc
 from indexes.session_collection.query_shapes import BY_ID, SHAPES, Sample, Shape
+from indexes.session_collection.session_document import GOVERNS
 from indexes.steps import Present, is_building
-from sessions.domain.lifecycle import INTERCEPTING
+from sessions.store.clients import Database
 from sessions.store.document import COLLECTION
 from sessions.store.driver_errors import is_bad_hint
 from sessions.store.reads import Lookup
-from sessions.store.updates import Filter
-from sessions.store.writes import values_of
-
-if TYPE_CHECKING:
-    from sessions.store.clients import Database
 
 MOST_KEYS_PER_ROUTE: Final = 1.1
 _COLLECTION_SCAN: Final = "COLLSCAN"
@@ -52,12 +48,12 @@ class Explained:
 
     @property
     def keys_per_document(self) -> float:
-        """Keys examined for each document returned; for none returned, all of them."""
+        """Keys examined for each document returned; all of them if none was."""
         return self.keys / max(self.returned, 1)
 
     @property
     def documents_per_document(self) -> float:
-        """Documents examined for each document returned; for none returned, all of them."""
+        """Documents examined for each document returned; all of them if none was."""
         return self.documents / max(self.returned, 1)
 
 
@@ -75,7 +71,7 @@ class Explanation:
 
 
 def _nodes(plan: object) -> Iterator[Mapping[str, Any]]:
-    """Every part of a plan, wherever this server's version nests it."""
+    """Every part of a plan, however deep this server's version nests it."""
     if isinstance(plan, Mapping):
         yield plan
         for name, part in plan.items():
@@ -90,7 +86,7 @@ def _command(shape: Shape, sample: Sample, *, with_hint: bool) -> dict[str, Any]
     asked = shape.asked(sample)
     if isinstance(asked, list):
         return {"aggregate": COLLECTION, "pipeline": asked, "cursor": {}}
-    # A write finds its document as a `find` does, and this one needs no right to write.
+    # A write finds its document as a `find` does, and a `find` needs no right to write.
     command: dict[str, Any] = {"find": COLLECTION, "filter": shape.filter_for(sample)}
     if isinstance(asked, Lookup):
         command["limit"] = asked.limit
@@ -120,7 +116,7 @@ async def _told(server: Server, shape: Shape, sample: Sample) -> dict[str, Any]:
     except OperationFailure as error:
         if not is_bad_hint(error):
             raise
-        # As the repository does: the same query without the hint.
+        # The repository too then repeats the query without the hint.
         return await server.explain(_command(shape, sample, with_hint=False), verbosity="executionStats")
 
 
@@ -153,8 +149,8 @@ async def _explained(server: Server, shape: Shape, sample: Sample, present: Pres
     return replace(found, problems=tuple(problem for problem in problems if problem))
 
 
-async def _sample(server: Server, at: datetime, conditions: Filter) -> Sample:
-    """Values of a stored session that fits the conditions, else of any, else none that is there."""
+async def _sample(server: Server, at: datetime, conditions: Mapping[str, Any]) -> Sample:
+    """Values of a stored session that fits the conditions, else of any session, else made-up ones."""
     sample = Sample(at=at)
     for wanted in (conditions, {}):
         command = {"find": COLLECTION, "filter": wanted, "limit": 1, "singleBatch": True}
@@ -166,31 +162,22 @@ async def _sample(server: Server, at: datetime, conditions: Filter) -> Sample:
     return sample
 
 
-async def explain(database: "Database") -> Explanation:
+async def explain(database: Database) -> Explanation:
     """Run every query shape that the repository uses through ``explain``; nothing is written.
 
     The filter of a write is explained as a ``find``, for which a user with ``read`` has the right.
 
-    Args:
-        database: A database of Motor or PyMongo Async.
-
     Returns:
         What each query costs, and what is wrong with it: its index missing or hidden, a scan of the collection, a
         sort in memory, more than 1.1 keys per document on a routing lookup.
-
-    Raises:
-        Unreachable: No primary answered.
-        MissingRight: The user may not read.
 
     Round trips:
         One ``explain`` for each shape, a ``listIndexes``, a ``hello``, and two to four ``find`` for values to ask for.
     """
     server = Server(database)
     present = await server.indexes(COLLECTION) or {}
-    told: datetime = (await server.hello())["localTime"]
-    at = told if told.tzinfo else told.replace(tzinfo=UTC)
-    governs = {"status": {"$in": values_of(INTERCEPTING)}, "conversation_id": {"$type": "string"}}
-    governing = await _sample(server, at, governs)
+    at = in_utc((await server.hello())["localTime"])
+    governing = await _sample(server, at, GOVERNS)
     showing = await _sample(server, at, {"current_preview_id": {"$type": "string"}})
     queries = [
         await _explained(server, shape, showing if _NAMES_PREVIEW in shape.filter_for(showing) else governing, present)

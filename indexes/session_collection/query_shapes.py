@@ -1,7 +1,7 @@
-"""Every query that the repository sends, once, as data: `indexes explain` runs them, the shard check reads them.
+"""Every query that the repository sends, as data for `indexes explain`.
 
-Each shape is the repository's own function with values to call it with; nothing is written a second time. A test
-compares them with what the repository sends.
+Each shape calls the repository's own function, so that no query is written twice. A test compares them with what the
+repository sends.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,22 +13,26 @@ from sessions.domain.lifecycle import LEASES, NOT_ENDED, CallName, LeaseKind, Se
 from sessions.domain.models import ActiveScheduleSessionSnapshot, RerunClaim
 from sessions.store import reads, writes
 from sessions.store.calls import Call, HolderCall
-from sessions.store.document import COLLECTION, LATEST_INDEX, PAGE_INDEX, ROUTING_INDEX
+from sessions.store.document import INDEXES, LATEST_INDEX, PAGE_INDEX, ROUTING_INDEX
 from sessions.store.reads import Lookup
 from sessions.store.updates import Filter, Stage
 from sessions.store.writes import Write
 
 BY_ID: Final = "_id_"
-_BY_TRIGGER: Final = f"idx_{COLLECTION}_trigger_id"
-_BY_PREVIEW: Final = f"idx_{COLLECTION}_preview_id"
-_BY_STATUS: Final = f"idx_{COLLECTION}_status_updated"
-_BY_EXPIRY: Final = f"idx_{COLLECTION}_expires_at"
-_BY_LEASE: Final = f"idx_{COLLECTION}_lease_expires_at"
+_LIMIT: Final = 1000
+_ATTEMPTS: Final = 5
+_LEASE: Final = timedelta(seconds=60)
+_INDEX_ON: Final = {tuple(index.document["key"]): index.document["name"] for index in INDEXES}
+_BY_TRIGGER: Final = _INDEX_ON["trigger_id",]
+_BY_PREVIEW: Final = _INDEX_ON["current_preview_id",]
+_BY_STATUS: Final = _INDEX_ON["status", "updated_at"]
+_BY_EXPIRY: Final = _INDEX_ON["state.expires_at",]
+_BY_LEASE: Final = _INDEX_ON["lease.expires_at",]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Values to ask for; those of a stored session show what the query costs where it finds something."""
+    """Values to ask for. Those of a stored session show what a query costs that finds something."""
 
     at: datetime
     user_id: int = 1
@@ -48,23 +52,21 @@ class Shape:
     """One query of the repository.
 
     Attributes:
-        name: The repository's method, with what it does in brackets where that is not all.
-        function: The function of `reads` or `writes` that builds it.
-        asked: What it builds for a sample.
-        by_user: Whether a request of a user sends it; upkeep's queries are sent by workers.
+        name: The repository's method, and in brackets which of its queries this is, if it sends several.
+        asked: Makes the query for a sample, by one function of `reads` or `writes`.
+        by_user: Whether a request of a user sends it. Upkeep's queries are sent by workers.
         routes: Whether each chat message pays for it.
         index: The index that it is made for.
     """
 
     name: str
-    function: Callable[..., Any]
     asked: Callable[[Sample], Sent]
     by_user: bool = True
     routes: bool = False
     index: str = BY_ID
 
     def filter_for(self, sample: Sample) -> Mapping[str, Any]:
-        """Which documents it looks for; an aggregation's is that of its first stage."""
+        """Which documents it looks for. For an aggregation, its first stage says that."""
         asked = self.asked(sample)
         if isinstance(asked, Lookup | Write):
             return asked.filter
@@ -80,7 +82,7 @@ def _call(sample: Sample, name: CallName, **given: Any) -> Call:
         session_id=sample.session_id,
         user_id=sample.user_id,
         operation_id="operation",
-        max_attempts=5,
+        max_attempts=_ATTEMPTS,
         **given,
     )
 
@@ -106,7 +108,7 @@ def _held(sample: Sample, name: CallName, kind: LeaseKind = LeaseKind.REPLY) -> 
         reply_id="reply",
         attempt=1,
         expires_at=sample.at,
-        lease=timedelta(seconds=60),
+        lease=_LEASE,
     )
     return HolderCall(name=name, claim=claim, operation_id="operation", lease=claim.lease)
 
@@ -120,65 +122,35 @@ def _batch(sample: Sample, write: Write) -> Write:
 
 
 def _claimed(sample: Sample, name: CallName, **given: Any) -> Call:
-    return _call(sample, name, reply_id="reply", lease=timedelta(seconds=60), **given)
+    return _call(sample, name, reply_id="reply", lease=_LEASE, **given)
 
-
-_LIMIT: Final = 1000
-_ATTEMPTS: Final = 5
 
 SHAPES: Final[tuple[Shape, ...]] = (
     # --- what each chat message, click and rerun of a user sends ---
-    Shape(
-        name="route",
-        function=reads.governor,
-        asked=lambda s: reads.governor(s.user_id, s.conversation_id),
-        routes=True,
-        index=ROUTING_INDEX,
-    ),
+    Shape(name="route", asked=lambda s: reads.governor(s.user_id, s.conversation_id), routes=True, index=ROUTING_INDEX),
     Shape(
         name="route_many",
-        function=reads.governors,
         asked=lambda s: reads.governors(s.user_id, [s.conversation_id]),
         routes=True,
         index=ROUTING_INDEX,
     ),
-    Shape(
-        name="latest",
-        function=reads.latest,
-        asked=lambda s: reads.latest(s.user_id, s.conversation_id),
-        index=LATEST_INDEX,
-    ),
+    Shape(name="latest", asked=lambda s: reads.latest(s.user_id, s.conversation_id), index=LATEST_INDEX),
     Shape(
         name="find_by_reply",
-        function=reads.by_reply,
         asked=lambda s: reads.by_reply(s.user_id, s.conversation_id, s.reply_id),
         index=LATEST_INDEX,
     ),
-    Shape(name="get", function=reads.by_id, asked=lambda s: reads.by_id(s.session_id, s.user_id)),
-    Shape(
-        name="history", function=reads.by_id, asked=lambda s: reads.by_id(s.session_id, s.user_id, with_history=True)
-    ),
-    Shape(
-        name="find_by_trigger",
-        function=reads.by_trigger,
-        asked=lambda s: reads.by_trigger(s.user_id, s.trigger_id),
-        index=_BY_TRIGGER,
-    ),
-    Shape(
-        name="find_by_preview",
-        function=reads.by_preview,
-        asked=lambda s: reads.by_preview(s.user_id, s.preview_id),
-        index=_BY_PREVIEW,
-    ),
+    Shape(name="get", asked=lambda s: reads.by_id(s.session_id, s.user_id)),
+    Shape(name="history", asked=lambda s: reads.by_id(s.session_id, s.user_id, with_history=True)),
+    Shape(name="find_by_trigger", asked=lambda s: reads.by_trigger(s.user_id, s.trigger_id), index=_BY_TRIGGER),
+    Shape(name="find_by_preview", asked=lambda s: reads.by_preview(s.user_id, s.preview_id), index=_BY_PREVIEW),
     Shape(
         name="list_sessions (first page)",
-        function=reads.page,
         asked=lambda s: reads.page(s.user_id, frozenset(NOT_ENDED), limit=50, after=None),
         index=PAGE_INDEX,
     ),
     Shape(
         name="list_sessions (next page)",
-        function=reads.page,
         asked=lambda s: reads.page(
             s.user_id, frozenset(NOT_ENDED), limit=50, after=(s.updated_at or s.at, s.session_id)
         ),
@@ -186,132 +158,81 @@ SHAPES: Final[tuple[Shape, ...]] = (
     ),
     Shape(
         name="bind_conversation",
-        function=writes.bind_conversation,
         asked=lambda s: writes.bind_conversation(
             _call(s, CallName.BIND_CONVERSATION, conversation_id=s.conversation_id), s.at
         ),
     ),
     Shape(
         name="record_notification",
-        function=writes.record_notification,
         asked=lambda s: writes.record_notification(
             _call(s, CallName.RECORD_NOTIFICATION, notification_id="notification"), s.at
         ),
     ),
     Shape(
         name="claim_rerun",
-        function=writes.claim_rerun,
         asked=lambda s: writes.claim_rerun(_claimed(s, CallName.CLAIM_RERUN, question_number=1), s.at),
     ),
     Shape(
         name="claim_rerun (too many attempts)",
-        function=writes.fail_exhausted_claim,
         asked=lambda s: writes.fail_exhausted_claim(_claimed(s, CallName.CLAIM_RERUN), s.at, revision=1),
     ),
     Shape(
         name="claim_refinement",
-        function=writes.claim_refinement,
         asked=lambda s: writes.claim_refinement(_claimed(s, CallName.CLAIM_REFINEMENT, preview_id=s.preview_id), s.at),
     ),
-    Shape(name="renew", function=writes.renew, asked=lambda s: writes.renew(_held(s, CallName.RENEW), s.at)),
-    Shape(name="release", function=writes.release, asked=lambda s: writes.release(_held(s, CallName.RELEASE), s.at)),
+    Shape(name="renew", asked=lambda s: writes.renew(_held(s, CallName.RENEW), s.at)),
+    Shape(name="release", asked=lambda s: writes.release(_held(s, CallName.RELEASE), s.at)),
     Shape(
-        name="an outcome (ask_again and the like)",
-        function=writes.outcome,
-        asked=lambda s: writes.outcome(_held(s, CallName.ASK_AGAIN), s.at),
+        name="an outcome (ask_again and the like)", asked=lambda s: writes.outcome(_held(s, CallName.ASK_AGAIN), s.at)
     ),
     Shape(
         name="claim_apply",
-        function=writes.claim_apply,
-        asked=lambda s: writes.claim_apply(
-            _call(s, CallName.CLAIM_APPLY, preview_id=s.preview_id, lease=timedelta(seconds=60)), s.at
-        ),
+        asked=lambda s: writes.claim_apply(_call(s, CallName.CLAIM_APPLY, preview_id=s.preview_id, lease=_LEASE), s.at),
     ),
     Shape(
         name="complete_apply, fail_apply",
-        function=writes.written_back,
         asked=lambda s: writes.written_back(_held(s, CallName.COMPLETE_APPLY, LeaseKind.APPLY), s.at),
     ),
-    Shape(
-        name="apply",
-        function=writes.apply,
-        asked=lambda s: writes.apply(_call(s, CallName.APPLY, preview_id=s.preview_id), s.at),
-    ),
-    Shape(name="ignore, fail", function=writes.end, asked=lambda s: writes.end(_call(s, CallName.IGNORE), s.at)),
-    Shape(
-        name="any call (ends what expired first)",
-        function=writes.expire,
-        asked=lambda s: _one(s, writes.expire(s.at)),
-    ),
+    Shape(name="apply", asked=lambda s: writes.apply(_call(s, CallName.APPLY, preview_id=s.preview_id), s.at)),
+    Shape(name="ignore, fail", asked=lambda s: writes.end(_call(s, CallName.IGNORE), s.at)),
+    Shape(name="any call (ends what expired first)", asked=lambda s: _one(s, writes.expire(s.at))),
     Shape(
         name="any call (puts back what lapsed first)",
-        function=writes.put_back,
         asked=lambda s: _one(s, writes.put_back(LeaseKind.REFINEMENT, s.at)),
     ),
     # --- what workers send in the background ---
     Shape(
-        name="expire_due (its batch)",
-        function=reads.due,
-        asked=lambda s: reads.due(s.at, limit=_LIMIT),
-        by_user=False,
-        index=_BY_EXPIRY,
+        name="expire_due (its batch)", asked=lambda s: reads.due(s.at, limit=_LIMIT), by_user=False, index=_BY_EXPIRY
     ),
-    Shape(
-        name="expire_due",
-        function=writes.expire,
-        asked=lambda s: _batch(s, writes.expire(s.at)),
-        by_user=False,
-    ),
+    Shape(name="expire_due", asked=lambda s: _batch(s, writes.expire(s.at)), by_user=False),
     Shape(
         name="recover_stalled (its batch)",
-        function=reads.stalled,
         asked=lambda s: reads.stalled(s.at, limit=_LIMIT),
         by_user=False,
         index=_BY_LEASE,
     ),
     Shape(
         name="recover_stalled (fails)",
-        function=writes.fail_stalled,
         asked=lambda s: _batch(s, writes.fail_stalled(s.at, max_attempts=_ATTEMPTS)),
         by_user=False,
     ),
     Shape(
         name="recover_stalled (a reply)",
-        function=writes.put_back_reply,
         asked=lambda s: _batch(s, writes.put_back_reply(s.at, max_attempts=_ATTEMPTS)),
         by_user=False,
     ),
     Shape(
         name="recover_stalled (a refinement)",
-        function=writes.put_back,
         asked=lambda s: _batch(s, writes.put_back(LeaseKind.REFINEMENT, s.at)),
         by_user=False,
     ),
     Shape(
         name="interrupted_applies",
-        function=reads.interrupted,
         asked=lambda s: reads.interrupted(s.at, limit=_LIMIT),
         by_user=False,
         index=_BY_LEASE,
     ),
-    Shape(
-        name="purge (its batch)",
-        function=reads.ended,
-        asked=lambda s: reads.ended(s.at, limit=_LIMIT),
-        by_user=False,
-        index=_BY_STATUS,
-    ),
-    Shape(
-        name="purge",
-        function=writes.purge,
-        asked=lambda s: writes.purge(s.at, [s.session_id]),
-        by_user=False,
-    ),
-    Shape(
-        name="count_by_status",
-        function=reads.count_by_status,
-        asked=lambda _: reads.count_by_status(),
-        by_user=False,
-        index=_BY_STATUS,
-    ),
+    Shape(name="purge (its batch)", asked=lambda s: reads.ended(s.at, limit=_LIMIT), by_user=False, index=_BY_STATUS),
+    Shape(name="purge", asked=lambda s: writes.purge(s.at, [s.session_id]), by_user=False),
+    Shape(name="count_by_status", asked=lambda _: reads.count_by_status(), by_user=False, index=_BY_STATUS),
 )

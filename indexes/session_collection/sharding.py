@@ -1,25 +1,22 @@
-"""What a sharded cluster needs for the session collection: its shard key, and no unique index that it would break."""
+"""The commands that shard the session collection, and the check that no unique index stands against it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
-from indexes.declared import DEFAULT_DOCUMENTS, declared_by
+from indexes.declared import declared_by
 from indexes.errors import CannotShard, NotSharded
-from indexes.server import Server
+from indexes.server import Server, is_router
+from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
 from indexes.steps import Present
+from sessions.store.clients import Database
 from sessions.store.document import COLLECTION, SHARD_KEY
 from sessions.store.index_definitions import keys_of
-
-if TYPE_CHECKING:
-    from sessions.store.clients import Database
-
-_ROUTER: Final = "isdbgrid"
 
 
 @dataclass(frozen=True, slots=True)
 class ShardingStep:
-    """One command, and whether it goes to the admin database."""
+    """One command to the server, and whether it goes to the admin database."""
 
     command: Mapping[str, Any]
     is_admin: bool
@@ -37,7 +34,7 @@ def steps_for(database: str) -> tuple[ShardingStep, ...]:
 
 
 def unshardable(present: Present) -> list[str]:
-    """The unique indexes that do not begin with the shard key's field: no shard could hold them up alone."""
+    """The unique indexes that no shard could enforce alone, since they do not begin with the shard key's field."""
     first = next(iter(SHARD_KEY))
     return [
         name
@@ -46,34 +43,31 @@ def unshardable(present: Present) -> list[str]:
     ]
 
 
-async def shard(database: "Database", *, carry_out: bool = False) -> tuple[ShardingStep, ...]:
-    """Check that the session collection can be sharded, and shard it where asked to.
+async def shard(database: Database, *, carry_out: bool = False) -> tuple[ShardingStep, ...]:
+    """Check that the session collection can be sharded, and with ``carry_out`` shard it.
 
     Args:
-        database: A database of Motor or PyMongo Async, by a router of a sharded cluster.
         carry_out: Run the commands, rather than only return them.
 
     Returns:
         The commands.
 
     Raises:
-        NotSharded: The server is no router of a sharded cluster.
+        NotSharded: The database is not reached by a router of a sharded cluster.
         CannotShard: A unique index does not begin with the shard key's field; nothing was changed.
-        Unreachable: The server did not answer.
-        MissingRight: The user may not.
 
     Round trips:
         A ``hello`` and a ``listIndexes``, and one for each command that is run.
     """
     server = Server(database)
-    if (await server.hello()).get("msg") != _ROUTER:
-        raise NotSharded("this server is no router of a sharded cluster: connect to its mongos, or leave this out")
+    if not is_router(await server.hello()):
+        raise NotSharded("this server is no router of a sharded cluster: connect to a mongos, or skip this command")
     declared = next(one for one in declared_by(DEFAULT_DOCUMENTS) if one.collection == COLLECTION)
     present = await server.indexes(COLLECTION) or {}
     if broken := unshardable({**declared.indexes, **present}):
         first = next(iter(SHARD_KEY))
         raise CannotShard(
-            f"{', '.join(broken)}: a unique index of a sharded collection begins with {first}; drop or change it first"
+            f"a unique index of a sharded collection begins with {first}: drop or change {', '.join(broken)} first"
         )
     steps = steps_for(server.name)
     if carry_out:

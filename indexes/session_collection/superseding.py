@@ -1,30 +1,29 @@
-"""Making room for the governor index: of the sessions that govern one conversation, the newest stays."""
+"""Ends sessions that keep the governor index from being built: of those of one conversation the newest stays."""
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from enum import StrEnum
+from typing import Any, Final
 from uuid import uuid4
 
 from pymongo.errors import PyMongoError
 
 from indexes.conflicts import Conflict
-from indexes.server import Server, understood
+from indexes.errors import Unreachable
+from indexes.server import RIGHTS, Server, understood
+from indexes.session_collection.session_document import GOVERNS
 from sessions.domain.errors import StoreUnavailable
 from sessions.domain.lifecycle import CallName, LeaseKind
 from sessions.store import writes
 from sessions.store.calls import Call
+from sessions.store.clients import Database
 from sessions.store.collection import SessionCollection
-from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
-
-if TYPE_CHECKING:
-    from sessions.store.clients import Database
+from sessions.store.document import COLLECTION, ROUTING_INDEX
 
 _SECONDS: Final = 60.0
 _GROUPS_AT_ONCE: Final = 1000
-_FILTER: Final[dict[str, Any]] = next(
-    dict(index.document["partialFilterExpression"]) for index in INDEXES if index.document["name"] == ROUTING_INDEX
-)
 _RIVALS: Final[list[dict[str, Any]]] = [
-    {"$match": _FILTER},
+    {"$match": GOVERNS},
     {"$sort": {"created_at": -1, "_id": -1}},
     {
         "$group": {
@@ -37,15 +36,21 @@ _RIVALS: Final[list[dict[str, Any]]] = [
 ]
 
 
-def can_resolve(conflict: Conflict) -> bool:
-    """Whether it is about the governor index; of other documents nobody here knows which may go."""
-    return conflict.collection == COLLECTION and conflict.index == ROUTING_INDEX
+class Resolution(StrEnum):
+    """What may be done about stored documents that violate a unique index to be built."""
+
+    SUPERSEDE_OLDER = "supersede-older"
 
 
-async def supersede_older(database: "Database", server: Server) -> list[str]:
+def can_resolve(conflicts: Iterable[Conflict]) -> bool:
+    """Whether all are about the governor index. Of other documents the tool can't know which may go."""
+    return all(conflict.collection == COLLECTION and conflict.index == ROUTING_INDEX for conflict in conflicts)
+
+
+async def supersede_older(database: Database, server: Server) -> list[str]:
     """End all but the newest of the sessions that govern one conversation, as ``ignored`` with the reason.
 
-    What has lapsed counts as swept, so it is swept first: an expired session governs nothing and is no rival.
+    What has lapsed is swept first, since an expired session governs nothing.
 
     Args:
         database: The database of the sessions.
@@ -53,21 +58,17 @@ async def supersede_older(database: "Database", server: Server) -> list[str]:
 
     Returns:
         The ids of the sessions that were ended. A session that was written meanwhile is left for the next look.
-
-    Raises:
-        MissingRight: The user may not write; what was ended before stays.
-        Unreachable: No primary answered in time; what was ended before stays.
     """
     try:
         return await _supersede(database, server)
     except StoreUnavailable as error:
         cause = error.__cause__
         if not isinstance(cause, PyMongoError):
-            raise
-        raise understood(cause, "findAndModify", f"{server.name}.{COLLECTION}") or cause from error
+            raise Unreachable(str(error)) from error
+        raise understood(cause, RIGHTS["findAndModify"], f"{server.name}.{COLLECTION}") or cause from error
 
 
-async def _supersede(database: "Database", server: Server) -> list[str]:
+async def _supersede(database: Database, server: Server) -> list[str]:
     collection = SessionCollection(database, timeout=_SECONDS)
     ended: list[str] = []
     while groups := await server.aggregate(COLLECTION, _RIVALS, quick=False, allowDiskUse=True):
@@ -78,7 +79,7 @@ async def _supersede(database: "Database", server: Server) -> list[str]:
             writes.narrowed_to(writes.put_back(LeaseKind.REFINEMENT, at), rivals)
         )
         if swept:
-            continue  # some of them were no rivals
+            continue  # some of them governed nothing
         progress = [session_id for group in groups for session_id in await _end_older(collection, group, at)]
         ended += progress
         if not progress:

@@ -17,6 +17,7 @@ from pymongo.errors import (
 
 from sessions.domain.errors import StoreUnavailable, WatchInterrupted, WriteOutcome
 
+NO_COLLECTION: Final = 26
 _BAD_HINT: Final = (2, "hint provided does not correspond")
 _QUERY_KILLED: Final = 175  # an index was dropped under the running query
 # Not a full pool: a driver that tries again by itself may meet that after a first try that was sent.

@@ -1,11 +1,11 @@
 """The indexes that a collection holds, as its server lists them."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from pymongo.errors import OperationFailure
 
-_NO_COLLECTION: Final = 26
+from sessions.store.driver_errors import NO_COLLECTION
 
 
 async def list_indexes(
@@ -28,7 +28,7 @@ async def list_indexes(
     try:
         answer = await send(command)
     except OperationFailure as error:
-        if error.code == _NO_COLLECTION:
+        if error.code == NO_COLLECTION:
             return None
         raise
     found: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""A run of ``apply`` that is killed, at whatever moment: nothing is lost, and the next run goes on from there."""
+"""A run of ``apply`` may be killed at any moment. Nothing is lost, and the next run goes on from there."""
 
 import asyncio
 import os
@@ -118,7 +118,7 @@ async def _running(uri: str, database: Any) -> AsyncIterator[Run]:
         *(sys.executable, "-m", "indexes", "apply", "--database", database.name, "--drop-undeclared"),
         *("--lock-lease", str(int(LEASE.total_seconds()))),
         stdout=asyncio.subprocess.DEVNULL,
-        # The process finds what this one finds, whether the library is installed or not.
+        # The process finds the modules that this one finds, whether the library is installed or not.
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -187,14 +187,14 @@ async def _until_building(database: Any, process: asyncio.subprocess.Process, *,
 
 
 async def _assert_one_governs(database: Any) -> None:
-    """A second governor is refused by whatever index is there."""
+    """A second governor is refused, whichever index does it."""
     second = {**_stored(1), "_id": "second"}
     with pytest.raises(DuplicateKeyError):
         await database[COLLECTION].insert_one(second)
 
 
 async def _assert_routed(database: Any) -> None:
-    """Some index tells who governs, whatever index is there."""
+    """A route is answered by an index, whichever one it is."""
     governing = {"user_id": 7, "conversation_id": "c7", "status": {"$in": ["waiting_user_reply", "rerunning"]}}
     command = {"explain": {"find": COLLECTION, "filter": governing, "limit": 1}, "verbosity": "executionStats"}
     told = (await database.command(command))["executionStats"]
@@ -218,7 +218,7 @@ async def _assert_recovers(database: Any, steps: list[Progress] | None = None) -
 
 @pytest.mark.parametrize(("kind", "number"), MOMENTS)
 async def test_killed_right_before_a_change(server_uri: str, database: Any, kind: str, number: int) -> None:
-    """Between any two changes a run may die: routes keep their index and the uniqueness stands until the next run."""
+    """A run may die between any two changes. Routes keep their index, and uniqueness holds until the next run."""
     await _make_by_hand(database, kind)
     held = {"failCommands": CHANGES, "appName": DOOMED, "blockConnection": True, "blockTimeMS": 60_000}
     async with (
@@ -237,9 +237,9 @@ async def test_killed_right_before_a_change(server_uri: str, database: Any, kind
 
 
 async def test_a_drop_does_not_come_after_its_run(server_uri: str, database: Any) -> None:
-    """What a killed run sent and the server could not do at once, it does not do after the next run has begun.
+    """A drop that a killed run sent, and that had to wait, is not done after the next run has begun.
 
-    By then the name that was to be dropped is that of the finished governor index.
+    By then the finished governor index has the name that was to be dropped.
     """
     await _make_by_hand(database, "other key order")
     held: dict[str, Any] = {
@@ -291,7 +291,7 @@ async def _until_locked(database: Any, process: asyncio.subprocess.Process) -> N
 
 
 async def test_killed_at_random_moments(server_uri: str, database: Any) -> None:
-    """Wherever it is killed, and however often: a second governor never gets in, and the next run ends equal."""
+    """However often it is killed, a second governor never gets in, and the next run ends with all as declared."""
     chance = random.Random(27)
     ended = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""An index that the server is still building: seen as such by everybody, waited for, and built again if aborted."""
+"""An index that the server is still building is seen as unfinished, waited for, and built again if aborted."""
 
 import asyncio
 from typing import Any
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.needs("server")
 
 
 async def test_an_unfinished_index_is_no_index_yet(database: Any, session_clock: MovedClock) -> None:
-    """A plain listing shows it like any other; opening refuses it, plan says that it is building, check fails."""
+    """A plain listing shows it like any other. Opening refuses it, plan says that it is building, and check fails."""
     async with builds_held(database):
         applying = asyncio.ensure_future(apply(database))
         assert await under_way(database) == ROUTING_INDEX
@@ -37,7 +37,7 @@ async def test_an_unfinished_index_is_no_index_yet(database: Any, session_clock:
 
 
 async def test_a_build_left_to_the_server_is_waited_for(database: Any) -> None:
-    """The server goes on with what a killed run began: the next run waits for it rather than begin another."""
+    """The server goes on with what a killed run began, and the next run waits for it rather than begin another."""
     declared = (await plan(database)).steps[0].definition
     waited: list[Step] = []
     waits = asyncio.Event()
@@ -62,7 +62,7 @@ async def test_a_build_left_to_the_server_is_waited_for(database: Any) -> None:
 
 
 async def test_a_build_that_is_aborted_is_built_again(database: Any) -> None:
-    """Dropping an index that is being built aborts the build (error 276); the run looks again, and builds it."""
+    """Dropping an index that is being built aborts the build (error 276). The run looks again, and builds it."""
     async with builds_held(database):
         applying = asyncio.ensure_future(apply(database))
         name = await under_way(database)
@@ -74,7 +74,7 @@ async def test_a_build_that_is_aborted_is_built_again(database: Any) -> None:
 
 
 async def test_a_client_with_a_time_limit_builds_all_the_same(database: Any, mongod_uri: str, backend: Backend) -> None:
-    """The limit is for the application's queries: a build that it cut short would be aborted at each run."""
+    """The limit is for the application's queries. A build that it cut short would be aborted at each run."""
     client: Any = connect(mongod_uri, driver=backend.name, timeoutMS=500)
     try:
         async with builds_held(database):
@@ -87,7 +87,7 @@ async def test_a_client_with_a_time_limit_builds_all_the_same(database: Any, mon
 
 
 async def test_a_lost_connection_leaves_what_was_done(database: Any) -> None:
-    """The run ends with one error; what it had built stays, and the next run goes on from there."""
+    """The run ends with one error. What it had built stays, and the next run goes on from there."""
     async with failing(database, "createIndexes", mode={"skip": 3}, closeConnection=True):
         with pytest.raises(Unreachable, match="run this again"):
             await apply(database)

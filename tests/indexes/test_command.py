@@ -121,8 +121,8 @@ async def test_each_command_speaks_json(database: Any, mongod_uri: str) -> None:
         assert json.loads(printed)["database"] == database.name
 
 
-async def test_a_drift_is_told_and_mended(database: Any, mongod_uri: str) -> None:
-    """The table says in what an index differs, the steps say how it will be replaced; a hidden one fails explain."""
+async def test_a_drift_is_told_and_repaired(database: Any, mongod_uri: str) -> None:
+    """The table says in what an index differs, and the steps say how it is replaced. Explain fails on a hidden one."""
     named = ("--database", database.name)
     await run_command("apply", *named, uri=mongod_uri)
     await database.command({"collMod": COLLECTION, "index": {"name": ROUTING_INDEX, "hidden": True}})
@@ -143,8 +143,10 @@ async def test_a_drift_is_told_and_mended(database: Any, mongod_uri: str) -> Non
 
 
 @pytest.mark.parametrize("limit", ["timeoutMS=500", "socketTimeoutMS=500"])
-async def test_a_limit_in_the_connection_string_is_none_for_a_build(database: Any, mongod_uri: str, limit: str) -> None:
-    """The server would abort the build at each run, for ever: it takes as long as it takes."""
+async def test_a_limit_in_the_connection_string_does_not_limit_a_build(
+    database: Any, mongod_uri: str, limit: str
+) -> None:
+    """With the limit the server would abort the build at each run, so that it would never end."""
     uri = f"{mongod_uri}&{limit}"
     async with builds_held(database):
         applying = asyncio.create_task(run_command("apply", "--database", database.name, uri=uri))
@@ -157,7 +159,7 @@ async def test_a_limit_in_the_connection_string_is_none_for_a_build(database: An
 
 @pytest.mark.parametrize("signalled", [signal.SIGTERM, signal.SIGINT])
 async def test_a_run_that_is_stopped_ends_at_once(database: Any, mongod_uri: str, signalled: signal.Signals) -> None:
-    """It gives the lock back and says so, although the server goes on with the build that it asked for."""
+    """It gives the lock back and says that it stopped, although the server goes on with its build."""
     async with builds_held(database):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "indexes", "apply", "--database", database.name, "--uri", mongod_uri),
@@ -175,7 +177,7 @@ async def test_a_run_that_is_stopped_ends_at_once(database: Any, mongod_uri: str
 
 
 async def test_conflicts_are_status_three(database: Any, mongod_uri: str) -> None:
-    """Plan and apply list them, the flag resolves them: 3, 3, then 0."""
+    """Plan and apply list them and end with 3; with the flag apply resolves them and ends with 0."""
     base = {"user_id": 1, "conversation_id": "c", "status": "waiting_user_reply", "state": {}, "revision": 1}
     rivals = [{"_id": each, **base, "history": [], "created_at": number} for number, each in enumerate("ab")]
     await database[COLLECTION].insert_many(rivals)
@@ -206,7 +208,7 @@ async def test_documents_of_others_by_their_path(database: Any, mongod_uri: str)
 
 
 async def test_an_unsharded_server_is_status_two(database: Any, mongod_uri: str) -> None:
-    """There is nothing to shard."""
+    """The error names what to connect to instead."""
     status, printed = await run_command("shard", "--database", database.name, uri=mongod_uri)
     assert status == 2
     assert "mongos" in printed
@@ -223,7 +225,7 @@ def read_all(terminal: int) -> str:
 
 
 async def test_on_a_terminal(database: Any, mongod_uri: str) -> None:
-    """With colours and a bar, and the same status."""
+    """Colours and a bar do not change the status."""
     ours, theirs = pty.openpty()
     reading = asyncio.create_task(asyncio.to_thread(read_all, ours))
     try:
@@ -246,7 +248,7 @@ BROKEN: Final = {
 
 @pytest.mark.parametrize("module", list(BROKEN))
 async def test_a_document_whose_module_fails(tmp_path: Path, module: str) -> None:
-    """Its error is told in one line, and no probe takes it for a success."""
+    """Its error is shown in one line, and no health probe takes it for a success."""
     source, expected = BROKEN[module]
     (tmp_path / f"{module}.py").write_text(source)
     status, printed = await run_command(
@@ -258,14 +260,14 @@ async def test_a_document_whose_module_fails(tmp_path: Path, module: str) -> Non
 
 
 async def test_no_server_is_named() -> None:
-    """The advice is whole: what hides URIs does not eat it."""
+    """The advice is shown whole, although it comes near to what is hidden as a URI."""
     status, printed = await run_command("plan", "--database", "x")
     assert status == 2
     assert printed.strip() == "python -m indexes: say which server: --uri, or the variable MONGODB_URI"
 
 
 async def test_names_are_printed_as_they_are(database: Any, mongod_uri: str) -> None:
-    """A foreign index's name, or a field's, is anybody's: it is neither markup nor an emoji's code."""
+    """Anybody may name indexes and fields, so a name is neither markup nor an emoji's code."""
     await database[COLLECTION].create_index([("user:key:1", 1)], name="oops[/x] [red]:key:")
     for command in ("plan", "apply"):
         status, printed = await run_command(command, "--database", database.name, "--hide-only", uri=mongod_uri)
@@ -274,7 +276,7 @@ async def test_names_are_printed_as_they_are(database: Any, mongod_uri: str) -> 
         assert "user:key:1" in printed or command == "apply"
 
 
-PASSWORD: Final = "hunter2-never-shown"  # noqa: S105 - nobody's
+PASSWORD: Final = "hunter2-never-shown"  # noqa: S105 - of no server
 WRONG: Final[dict[str, Sequence[str]]] = {
     "no command": (),
     "unknown command": (f"mongodb://someone:{PASSWORD}@127.0.0.1/x",),

@@ -1,4 +1,7 @@
-"""Stored documents that violate a unique index: counted, named, never built over; older governors superseded."""
+"""Stored documents that violate a unique index are counted and named, and nothing is built over them.
+
+Of the sessions that govern one conversation the older ones can be superseded.
+"""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -26,7 +29,7 @@ FILTER: Final = next(
 
 
 async def without_uniqueness(database: Any, clock: Any, *, keeps_index: bool) -> SessionRepository:
-    """A database whose governor index was lost, or lost its uniqueness; its caller answers for that."""
+    """A repository on a database whose governor index was lost, or lost its uniqueness."""
     await apply(database)
     await database[COLLECTION].drop_index(ROUTING_INDEX)
     if keeps_index:
@@ -112,7 +115,7 @@ FAILURES: Final[dict[str, tuple[dict[str, Any], type[IndexToolError]]]] = {
 async def test_a_store_that_fails_meanwhile_is_told_as_everywhere(
     database: Any, near_clock: MovedClock, monkeypatch: pytest.MonkeyPatch, kind: str, command: str
 ) -> None:
-    """An error of the tool, with its next step: no other one reaches the caller, nor the command line."""
+    """It is an error of the tool, with its next step; no other kind reaches the caller or the command line."""
     monkeypatch.setattr(superseding, "_SECONDS", 3.0)
     repository = await without_uniqueness(database, near_clock, keeps_index=False)
     await rivals(repository, near_clock, "c", 2)
@@ -125,7 +128,7 @@ async def test_a_store_that_fails_meanwhile_is_told_as_everywhere(
 
 
 async def test_an_expired_session_is_no_rival(database: Any, near_clock: MovedClock) -> None:
-    """It governs nothing, so it ends as expired, and the older one that does govern stays."""
+    """An expired session governs nothing, so it ends as expired, and the older one that governs stays."""
     repository = await without_uniqueness(database, near_clock, keeps_index=False)
     (governs,) = await rivals(repository, near_clock, "c", 1)
     near_clock.advance(seconds=1)
@@ -140,7 +143,7 @@ async def test_an_expired_session_is_no_rival(database: Any, near_clock: MovedCl
 
 
 async def test_prepare_unique_is_taken_back(database: Any, near_clock: MovedClock) -> None:
-    """Where the documents violate it, the index is left as it was: the application's writes go on."""
+    """If documents violate it, the index is left as it was, and the application's writes go on."""
     repository = await without_uniqueness(database, near_clock, keeps_index=True)
     await rivals(repository, near_clock, "c", 2)
     await database.command({"collMod": COLLECTION, "index": {"name": ROUTING_INDEX, "prepareUnique": True}})

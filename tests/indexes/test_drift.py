@@ -1,4 +1,4 @@
-"""Each way in which a database can differ from what is declared: named by plan, mended by apply, on a real server."""
+"""Each way in which a database can differ from what is declared is named by plan and repaired by apply."""
 
 from typing import Annotated, Any, Final
 
@@ -90,7 +90,7 @@ async def test_from_nothing_to_all_nine(
 
 
 async def test_plan_and_check_only_read(database: Any, command_counter: CommandCounter) -> None:
-    """What looks changes nothing: no collection is made, no command but reading ones is sent."""
+    """They send only commands that read, and no collection is made."""
     with command_counter.counting() as counts:
         await plan(database)
         await check(database)
@@ -99,8 +99,8 @@ async def test_plan_and_check_only_read(database: Any, command_counter: CommandC
 
 
 @pytest.mark.parametrize("kind", list(DRIFTS))
-async def test_a_drift_is_named_and_mended(database: Any, command_counter: CommandCounter, kind: str) -> None:
-    """Plan says which index differs in what; apply takes the planned steps and no others; then all is equal."""
+async def test_a_drift_is_named_and_repaired(database: Any, command_counter: CommandCounter, kind: str) -> None:
+    """Plan says which index differs in what. Apply takes the planned steps and no others, and then all is equal."""
     name, keys, options, aspect = DRIFTS[kind]
     await drift(database, name, keys, options)
     before = await plan(database)
@@ -114,7 +114,7 @@ async def test_a_drift_is_named_and_mended(database: Any, command_counter: Comma
 
 
 async def test_a_filter_written_otherwise_is_equal(database: Any) -> None:
-    """The server takes another order, a number for a type and a written-out $and for the same filter; so does plan."""
+    """Like the server, plan does not mind the order, a type given by number, or a written-out $and."""
     await apply(database)
     await database[COLLECTION].drop_index(ROUTING_INDEX)
     same = {"$and": [{"conversation_id": {"$type": 2}}, {"status": {"$in": ["rerunning", "waiting_user_reply"]}}]}
@@ -144,8 +144,8 @@ SPELLINGS: Final[list[tuple[dict[str, Any], dict[str, Any]]]] = [
 
 
 @pytest.mark.parametrize("number", range(len(SPELLINGS)))
-async def test_filters_are_equal_where_the_server_has_them_for_one(database: Any, number: int) -> None:
-    """Under another name it refuses the same definition (error 85): what is told apart here would never be built."""
+async def test_filters_are_equal_if_the_server_takes_them_for_one(database: Any, number: int) -> None:
+    """The server refuses one definition under two names (error 85), so two that it takes for one must be equal here."""
     one, other = ({"key": {"a": 1}, "partialFilterExpression": spelt} for spelt in SPELLINGS[number])
     await database.command({"createIndexes": "c", "indexes": [{**one, "name": "one"}]})
     refusal: OperationFailure | None = None
@@ -158,7 +158,7 @@ async def test_filters_are_equal_where_the_server_has_them_for_one(database: Any
 
 
 class Spelt(Document):
-    """A document whose filter the server takes for one that stands under another name."""
+    """A document with a filter that the server takes for the one of another index."""
 
     class Settings:
         """What Beanie reads."""
@@ -168,7 +168,7 @@ class Spelt(Document):
 
 
 async def test_a_spelling_that_is_not_known_is_told_by_what_stands_in_the_way(database: Any) -> None:
-    """Nobody else changes the indexes: the message names the one that the server takes for the same."""
+    """Nobody else changes the indexes, so the message names the one that the server takes for the same."""
     same = {"$or": [{"s": {"$in": ["a", "b"]}}, T]}
     await database["spelt"].create_index([("a", 1)], name="theirs", partialFilterExpression=same)
     with pytest.raises(Unsettled, match=r"takes theirs for the same index"):
@@ -176,7 +176,7 @@ async def test_a_spelling_that_is_not_known_is_told_by_what_stands_in_the_way(da
 
 
 async def test_lost_uniqueness_is_given_back_in_place(database: Any, command_counter: CommandCounter) -> None:
-    """No index is built or dropped for it: prepareUnique, then unique, each in a command of its own."""
+    """No index is built or dropped for it. Two commands set prepareUnique and then unique."""
     await drift(database, ROUTING_INDEX, KEYS, {"partialFilterExpression": FILTER})
     with command_counter.counting() as counts:
         await apply(database)
@@ -188,7 +188,7 @@ async def test_lost_uniqueness_is_given_back_in_place(database: Any, command_cou
 async def test_prepare_unique_left_by_a_killed_run_is_recognised(
     database: Any, command_counter: CommandCounter
 ) -> None:
-    """A run that died between the two commands is gone on with."""
+    """The next run continues one that died between the two commands."""
     await drift(database, ROUTING_INDEX, KEYS, {"partialFilterExpression": FILTER})
     await database.command({"collMod": COLLECTION, "index": {"name": ROUTING_INDEX, "prepareUnique": True}})
     before = await plan(database)
@@ -199,7 +199,7 @@ async def test_prepare_unique_left_by_a_killed_run_is_recognised(
 
 
 async def test_a_collection_that_has_a_collation(database: Any, command_counter: CommandCounter) -> None:
-    """Its indexes inherit it, and the server lists what it filled in: no difference, and no rebuild in each run."""
+    """Its indexes inherit it, and the server lists it with its defaults, which is no difference to repair."""
     await database.create_collection(COLLECTION, collation={"locale": "fr_CA"})
     await apply(database)
     await assert_settled(database, command_counter)
@@ -209,7 +209,7 @@ async def test_a_collection_that_has_a_collation(database: Any, command_counter:
 
 
 async def test_a_foreign_index_is_listed_and_left(database: Any) -> None:
-    """It is not ours: plan shows its size and use, apply does not touch it, and check does not mind it."""
+    """Plan shows its size and use, apply does not touch it, and check does not mind it."""
     await apply(database)
     await database[COLLECTION].create_index([("theirs", 1)], name="theirs")
     found = await plan(database)
@@ -225,7 +225,7 @@ async def test_a_foreign_index_is_listed_and_left(database: Any) -> None:
 
 
 async def test_a_foreign_index_is_hidden_then_dropped_on_demand(database: Any) -> None:
-    """With the flag it is hidden first; hide-only stops there; a TTL is defused before that."""
+    """Its TTL is defused and it is hidden, and hide-only stops there; the other flag then drops it."""
     await apply(database)
     await database[COLLECTION].create_index([("theirs", 1)], name="theirs", expireAfterSeconds=5)
     hidden = await apply(database, hide_only=True)
@@ -238,7 +238,7 @@ async def test_a_foreign_index_is_hidden_then_dropped_on_demand(database: Any) -
 
 
 async def test_the_declared_index_under_an_operators_name(database: Any, command_counter: CommandCounter) -> None:
-    """The server takes one definition under one name only: without the flag it is told, with it it is replaced."""
+    """The server takes a definition under one name only. Plan reports it, and with the flag apply replaces it."""
     await apply(database)
     await database[COLLECTION].drop_index(ROUTING_INDEX)
     await database[COLLECTION].create_index(KEYS, name="theirs", **GOVERNS)
@@ -254,7 +254,7 @@ async def test_the_declared_index_under_an_operators_name(database: Any, command
 
 
 class Lesson(Document):
-    """A document of some application, with each way to declare an index."""
+    """A document of an application, with each way to declare an index."""
 
     teacher: Annotated[str, Indexed(unique=True)]
     room: Indexed(str)  # type: ignore[valid-type]  # Beanie's own form: a class made on the spot
@@ -278,9 +278,9 @@ class Lesson(Document):
 
 
 async def test_documents_of_an_application(database: Any, command_counter: CommandCounter) -> None:
-    """Fields, strings, lists and models declare; text, geo, TTL, hashed and collated indexes are equal once built.
+    """Each way to declare an index counts; text, geo, TTL, hashed and collated indexes are equal once built.
 
-    The index at the field ``room`` gives way to the one of the same keys in Settings, as Beanie has it.
+    As in Beanie, the index at the field ``room`` is replaced by the one with the same keys in Settings.
     """
     done = await apply(database, documents=[Lesson])
     assert len(done.steps) == 8
@@ -296,7 +296,7 @@ async def test_documents_of_an_application(database: Any, command_counter: Comma
 
 @pytest.mark.parametrize(("present", "steps"), [(10, [Action.SET_TTL]), (None, [Action.SET_TTL])])
 async def test_a_ttl_changed_or_lost(database: Any, present: int | None, steps: list[Action]) -> None:
-    """What is declared is set in place, also on an index that had none."""
+    """The declared TTL is set in place, even on an index that had none."""
     await apply(database, documents=[Lesson])
     await database["lessons"].drop_index("gone_soon")
     options = {} if present is None else {"expireAfterSeconds": present}
@@ -307,7 +307,7 @@ async def test_a_ttl_changed_or_lost(database: Any, present: int | None, steps: 
 
 
 async def test_a_changed_text_index_is_left_with_a_reason(database: Any) -> None:
-    """It can't be reversed; the rest is done all the same."""
+    """It can't be reversed, and the rest is done all the same."""
     await database["lessons"].create_index([("notes", "text"), ("room", 1)], name="by_notes")
     done = await apply(database, documents=[Lesson])
     assert len(done.steps) == 7
@@ -319,7 +319,7 @@ async def test_a_changed_text_index_is_left_with_a_reason(database: Any) -> None
 
 @pytest.mark.parametrize("wrong", [{"resolve": "everything"}, {"commit_quorum": 0}, {"commit_quorum": ""}])
 async def test_a_wrong_argument_changes_nothing(database: Any, wrong: dict[str, Any]) -> None:
-    """It is named, and nothing is built."""
+    """The error names the argument, and nothing is built."""
     with pytest.raises(BadChoice, match=next(iter(wrong))):
         await apply(database, **wrong)
     assert await database.list_collection_names() == []

@@ -1,4 +1,4 @@
-"""The queries that the repository sends, each told by the server's explain; and what sharding asks of them."""
+"""The queries that the repository sends, what each costs by the server's explain, and what sharding asks of them."""
 
 import inspect
 import random
@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from indexes import NotSharded, apply, explain, shard
-from indexes.session_collection.query_shapes import SHAPES, Sample
+from indexes.session_collection.query_shapes import SHAPES, Sample, Shape
 from indexes.session_collection.sharding import steps_for, unshardable
 from sessions import SessionRepository, SessionStatus, open_repository
 from sessions.store import reads, writes
@@ -39,13 +39,20 @@ def builders() -> set[Callable[..., Any]]:
     return found - {writes.narrowed, writes.narrowed_to, writes.claim}
 
 
+def builders_of(shape: Shape) -> set[Callable[..., Any]]:
+    """Those of them that a shape calls by name."""
+    names = shape.asked.__code__.co_names
+    return {builder for builder in builders() if {builder.__module__.rpartition(".")[2], builder.__name__} <= {*names}}
+
+
 def test_every_query_has_its_shape() -> None:
     """A query that is added to the repository and forgotten here would never be explained."""
-    assert builders() == {shape.function for shape in SHAPES}
+    assert all(len(builders_of(shape)) == 1 for shape in SHAPES)
+    assert builders() == {builder for shape in SHAPES for builder in builders_of(shape)}
 
 
 def outline(conditions: object) -> object:
-    """A filter without its values: which fields are asked for, by which operators."""
+    """The fields and operators of a filter, without its values."""
     if isinstance(conditions, Mapping):
         return {name: outline(value) for name, value in conditions.items()}
     if isinstance(conditions, list) and conditions and isinstance(conditions[0], Mapping):
@@ -135,7 +142,7 @@ def stored_session(number: int, chance: random.Random) -> dict[str, Any]:
 
 @pytest.mark.needs("server")
 async def test_explain_passes_on_many_sessions_and_fails_on_a_hidden_index(database: Any) -> None:
-    """On 100,000 sessions every query is served by an index, without a sort; a hidden index is told by its queries."""
+    """On 100,000 sessions an index serves every query, without a sort. Each query of a hidden index names it."""
     chance = random.Random(1)
     for start in range(0, MANY, 20_000):
         await database[COLLECTION].insert_many(
@@ -165,7 +172,7 @@ async def test_explain_passes_on_many_sessions_and_fails_on_a_hidden_index(datab
 
 @pytest.mark.needs("server")
 async def test_explain_on_an_empty_database_names_what_is_missing(database: Any, session_clock: MovedClock) -> None:
-    """Nothing is stored and nothing indexed: each query that has an index of ours is named, none fails as such."""
+    """With nothing stored and nothing indexed, explain itself works, and names the queries that lack an index."""
     told = await explain(database)
     assert not told.is_fine
     async with open_repository(database, create_indexes=True, clock=session_clock):
@@ -174,7 +181,7 @@ async def test_explain_on_an_empty_database_names_what_is_missing(database: Any,
 
 @pytest.mark.needs("server")
 async def test_a_collection_scan_is_told(database: Any) -> None:
-    """Where no index is left, the queries scan, and explain says so."""
+    """If no index is left the queries scan the collection, and explain says so."""
     await database[COLLECTION].insert_one(stored_session(100, random.Random(1)))
     told = {query.query: query.problems for query in (await explain(database)).queries}
     assert "it scans the collection" in told["route"]
@@ -186,14 +193,14 @@ async def test_a_collection_scan_is_told(database: Any) -> None:
 
 @pytest.mark.parametrize("name", [shape.name for shape in SHAPES if shape.by_user])
 def test_each_call_of_a_users_request_names_the_shard_key(name: str) -> None:
-    """It reaches one shard: the user stands in its filter by equality."""
+    """It reaches one shard, since its filter names the user by equality."""
     sample = Sample(at=AT, user_id=77)
     conditions = next(shape for shape in SHAPES if shape.name == name).filter_for(sample)
     assert {field: conditions.get(field) for field in SHARD_KEY} == {"user_id": 77}
 
 
 def test_only_upkeep_asks_for_more_than_one_user() -> None:
-    """What scatters over the shards is sent by workers, in bounded batches."""
+    """A query that goes to all shards is sent by workers, in bounded batches."""
     scattering = [shape for shape in SHAPES if "user_id" not in shape.filter_for(Sample(at=AT))]
     assert scattering
     assert not any(shape.by_user for shape in scattering)
@@ -215,7 +222,7 @@ def test_the_commands_of_sharding() -> None:
 
 @pytest.mark.needs("server")
 async def test_an_unsharded_server_is_told_as_such(database: Any) -> None:
-    """There is nothing to shard on it, and nothing is changed."""
+    """The refusal says so, and nothing is changed."""
     with pytest.raises(NotSharded, match="mongos"):
         await shard(database, carry_out=True)
     assert await database.list_collection_names() == []

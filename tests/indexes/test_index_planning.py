@@ -1,4 +1,4 @@
-"""The steps from what a collection holds to what is declared: pure, so that every moment between them can be judged."""
+"""The steps from what a collection holds to what is declared; each moment between two of them is judged."""
 
 import random
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ def actions(declared: Declared, present: Mapping[str, Any], choices: Choices = N
 
 @pytest.mark.parametrize("wrong", [ActiveScheduleSession, [int], [Document], None])
 def test_what_is_no_list_of_documents_is_refused(wrong: Any) -> None:
-    """A caller who forgot the brackets is told so, rather than shown the inside of this package."""
+    """A caller who forgot the brackets gets an error that says so, not one from the inside of this package."""
     with pytest.raises(BadDocument, match="list of subclasses"):
         declared_by(wrong)
 
@@ -83,14 +83,14 @@ def test_what_is_equal_needs_nothing() -> None:
     ],
 )
 def test_a_changed_index_goes_by_a_bridge(change: dict[str, Any]) -> None:
-    """Bridge, drop, target, drop bridge: nothing goes before its successor serves."""
+    """No index goes before its successor serves, so the steps are bridge, drop, target, drop bridge."""
     declared = one(key={"a": 1, "b": 1})
     present = held({**declared.indexes["n"], **change})
     assert actions(declared, present) == [("build bridge", "n"), ("drop", "n"), ("build", "n"), ("drop bridge", "n")]
 
 
 def test_an_index_that_is_its_own_bridge_is_turned_round_twice() -> None:
-    """Where the target's reverse stands under the target's name, the target's own definition serves meanwhile."""
+    """If the target's reverse has the target's name, the target's own definition serves meanwhile."""
     declared = one(key={"a": 1, "b": 1}, unique=True)
     present = held({**declared.indexes["n"], "key": {"a": -1, "b": -1}})
     assert actions(declared, present) == [
@@ -129,7 +129,7 @@ def test_a_missing_ttl_is_added_in_place() -> None:
 
 
 def test_a_ttl_that_is_not_declared_is_defused_first() -> None:
-    """It deletes live documents while its successor is built; it can't be taken off in place."""
+    """It can't be removed in place, and would delete live documents while its successor is built."""
     declared = one(key={"a": 1})
     steps, after = all_steps(declared, held({"name": "n", "key": {"a": 1}, "expireAfterSeconds": 5}), NOTHING)
     assert [step.action for step in steps] == [
@@ -143,12 +143,12 @@ def test_a_ttl_that_is_not_declared_is_defused_first() -> None:
 
 
 def test_a_ttl_on_another_field_is_defused_before_it_is_replaced() -> None:
-    """Of a wrong index only the right TTL may delete."""
+    """A TTL on the wrong field would delete documents until its successor is built."""
     declared = one(key={"a": 1}, expireAfterSeconds=60)
     assert actions(declared, held({"name": "n", "key": {"b": 1}, "expireAfterSeconds": 5}))[0] == ("defuse TTL", "n")
 
 
-COVERS_ELSE: Final[dict[str, dict[str, Any]]] = {
+COVERS_OTHERS: Final[dict[str, dict[str, Any]]] = {
     "keys": {"key": {"b": 1}},
     "direction": {"key": {"a": -1}},
     "no filter": {"partialFilterExpression": None},
@@ -159,11 +159,11 @@ COVERS_ELSE: Final[dict[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("seconds", [5, 60, 86400])
-@pytest.mark.parametrize("differs", list(COVERS_ELSE))
-def test_a_declared_ttl_is_never_set_on_an_index_that_covers_else(differs: str, seconds: int) -> None:
-    """It would delete documents that nobody meant, also with the declared number: it is defused before anything."""
+@pytest.mark.parametrize("differs", list(COVERS_OTHERS))
+def test_a_declared_ttl_is_never_set_on_an_index_of_other_documents(differs: str, seconds: int) -> None:
+    """Even the declared TTL would delete other documents than those meant, so it is defused before anything else."""
     declared = one(key={"a": 1}, expireAfterSeconds=60, partialFilterExpression={"status": "ended"})
-    options = {**declared.indexes["n"], **COVERS_ELSE[differs], "expireAfterSeconds": seconds}
+    options = {**declared.indexes["n"], **COVERS_OTHERS[differs], "expireAfterSeconds": seconds}
     present = held({option: value for option, value in options.items() if value is not None})
     steps, after = all_steps(declared, present, NOTHING)
     assert [step.action for step in steps[:2]] == [Action.DEFUSE_TTL, Action.BUILD_BRIDGE]
@@ -175,14 +175,14 @@ def test_a_declared_ttl_is_never_set_on_an_index_that_covers_else(differs: str, 
     assert ttl_of(after["n"]) == 60
 
 
-def test_an_index_that_covers_else_and_has_no_ttl_gets_none() -> None:
+def test_an_index_of_other_documents_without_a_ttl_gets_none() -> None:
     """Only the target that is built deletes."""
     declared = one(key={"a": 1}, expireAfterSeconds=60, partialFilterExpression={"status": "ended"})
     assert actions(declared, held({"name": "n", "key": {"a": 1}}))[0] == ("build bridge", "n")
 
 
 def test_a_bridge_that_deletes_is_defused() -> None:
-    """An older release declared another TTL and was killed: what is left of it must not delete meanwhile."""
+    """An older release declared another TTL, and its run was killed. The bridge that it left must not delete."""
     declared = one(key={"a": 1}, expireAfterSeconds=86400)
     bridge = bridge_of(declared.indexes["n"])
     assert bridge is not None
@@ -207,7 +207,7 @@ def test_a_missing_index_without_directions_is_built() -> None:
 
 
 def test_a_leftover_bridge_goes_only_behind_its_target() -> None:
-    """While the target is missing or unfinished the bridge is all there is."""
+    """While the target is missing or unfinished, only the bridge does its work."""
     declared = one(key={"a": 1}, unique=True)
     bridge = bridge_of(declared.indexes["n"])
     assert bridge is not None
@@ -219,7 +219,7 @@ def test_a_leftover_bridge_goes_only_behind_its_target() -> None:
 
 
 def test_an_index_that_only_looks_like_a_bridge_is_foreign() -> None:
-    """The name carries a digest of the definition: what an operator named so by hand is not ours to drop."""
+    """A bridge's name has a digest of its definition. What an operator named so by hand is not ours to drop."""
     declared = one(key={"a": 1})
     impostor: dict[str, Any] = {"name": "n__bridge_00000000", "key": {"x": 1}}
     present = held(declared.indexes["n"], impostor)
@@ -229,7 +229,7 @@ def test_an_index_that_only_looks_like_a_bridge_is_foreign() -> None:
 
 
 def test_a_bridge_of_another_declaration_does_not_stand_in_the_way() -> None:
-    """A release that was rolled back left a bridge of what it declared; both names differ, and both are recognised."""
+    """A release that was rolled back left a bridge of its own; the names differ, and both are recognised."""
     old, new = one(key={"a": 1}), one(key={"b": 1})
     leftover = bridge_of(old.indexes["n"])
     assert leftover is not None
@@ -240,7 +240,7 @@ def test_a_bridge_of_another_declaration_does_not_stand_in_the_way() -> None:
 
 
 def test_a_foreign_index_is_dropped_only_when_allowed_and_hidden_first() -> None:
-    """It is listed; with the flag it is hidden and dropped; hide-only stops there; a TTL is defused before."""
+    """It is only listed. The flag hides and then drops it, hide-only hides it, and its TTL is defused before."""
     declared = one(key={"a": 1})
     present = held(declared.indexes["n"], {"name": "theirs", "key": {"z": 1}})
     assert actions(declared, present) == []
@@ -251,7 +251,7 @@ def test_a_foreign_index_is_dropped_only_when_allowed_and_hidden_first() -> None
 
 
 def test_the_declared_index_under_another_name_needs_the_flag() -> None:
-    """The server takes one definition under one name only; the other name's owner is not known."""
+    """The server takes a definition under one name only, and the other index may be somebody's."""
     declared = one(key={"a": 1}, unique=True)
     present = held({"name": "theirs", "key": {"a": 1}, "unique": True})
     assert actions(declared, present) == []
@@ -265,7 +265,7 @@ def test_the_declared_index_under_another_name_needs_the_flag() -> None:
 
 @pytest.mark.parametrize("way", [1, -1])
 def test_what_alone_serves_a_declared_index_is_not_hidden(way: int) -> None:
-    """Hide-only would leave its queries without an index: it is left with a reason that says what replaces it."""
+    """Hidden, it would leave those queries without an index. The reason says what replaces it."""
     declared = one(key={"a": 1})
     present = held({"name": "theirs", "key": {"a": way}}, {"name": "others", "key": {"z": 1}, "expireAfterSeconds": 5})
     steps, after = all_steps(declared, present, Choices(hide_only=True))
@@ -280,14 +280,14 @@ def test_what_alone_serves_a_declared_index_is_not_hidden(way: int) -> None:
 
 
 def test_what_alone_deletes_and_serves_is_left_whole() -> None:
-    """What is not hidden keeps its TTL too: hide-only changes nothing about it."""
+    """An index that is not hidden keeps its TTL too, so hide-only changes nothing about it."""
     present = held({"name": "theirs", "key": {"a": 1}, "expireAfterSeconds": 5})
     assert actions(one(key={"a": 1}), present, Choices(hide_only=True)) == []
 
 
 @pytest.mark.parametrize("choices", [FOREIGN, Choices(hide_only=True)])
 def test_what_can_have_no_bridge_is_not_hidden_either(choices: Choices) -> None:
-    """The declared hashed index stands under another name: only a quiet time helps, and that is said."""
+    """The declared hashed index has another name. It can only be replaced at a quiet time, and the reason says so."""
     declared = one(key={"a": "hashed"})
     present = held({"name": "theirs", "key": {"a": "hashed"}})
     assert actions(declared, present, choices) == []
@@ -296,7 +296,7 @@ def test_what_can_have_no_bridge_is_not_hidden_either(choices: Choices) -> None:
 
 
 def test_the_declared_index_under_another_name_is_defused_and_hidden_before_it_goes() -> None:
-    """Its TTL would delete while the bridge is built; hidden, it can be had back until it is sure that nobody asks."""
+    """Its TTL would delete while the bridge is built. Hidden, it can be unhidden as long as a query may need it."""
     declared = one(key={"a": 1})
     present = held({"name": "theirs", "key": {"a": 1}, "expireAfterSeconds": 5})
     assert actions(declared, present, FOREIGN) == [
@@ -311,7 +311,7 @@ def test_the_declared_index_under_another_name_is_defused_and_hidden_before_it_g
 
 @pytest.mark.parametrize("choices", [FOREIGN, Choices(hide_only=True)])
 def test_a_foreign_ttl_is_defused_before_anything_is_built(choices: Choices) -> None:
-    """A build takes long, and what is to go deletes live documents meanwhile."""
+    """A build takes long, and the index that has to go would delete live documents meanwhile."""
     present = held({"name": "theirs", "key": {"a": -1}, "expireAfterSeconds": 5}, {"name": "n", "key": {"b": 1}})
     steps = actions(one(key={"a": 1}), present, choices)
     reversed_twin_serves = [("drop", "n"), ("build", "n"), ("defuse TTL", "theirs"), ("hide", "theirs")]
@@ -322,7 +322,7 @@ def test_a_foreign_ttl_is_defused_before_anything_is_built(choices: Choices) -> 
 
 
 def test_two_indexes_that_are_each_others_reverse() -> None:
-    """One's bridge is the other's definition: both can change, also where they are swapped."""
+    """The bridge of each is the other's definition. Both can change, even if they are swapped."""
     up, down = {"name": "up", "key": {"a": 1}}, {"name": "down", "key": {"a": -1}}
     declared = Declared("c", {"up": up, "down": down})
     crossed = held({**up, "sparse": True}, {**down, "sparse": True})
@@ -334,7 +334,7 @@ def test_two_indexes_that_are_each_others_reverse() -> None:
 
 
 def test_what_serves_another_declared_index_goes_only_behind_a_bridge_of_that_one() -> None:
-    """Under a declared name stands the definition of one that is missing: its queries keep an index."""
+    """A declared name has the definition of a missing index, whose queries must keep an index."""
     declared = Declared("c", {"n": {"name": "n", "key": {"a": 1}}, "m": {"name": "m", "key": {"b": 1}, "unique": True}})
     present = held({"name": "n", "key": {"b": 1}, "unique": True})
     assert actions(declared, present) == [
@@ -364,7 +364,7 @@ KINDS: Final[tuple[dict[str, Any], ...]] = (
 
 @pytest.mark.parametrize("seed", range(200))
 def test_declared_names_that_hold_each_others_definitions(seed: int) -> None:
-    """Two, three or four in a ring, some of them under foreign names: at no moment is the work of one left undone."""
+    """Two to four in a ring, some under foreign names. At each moment every index that served is still served."""
     chance = random.Random(seed)
     kinds = chance.sample(KINDS, chance.randint(2, 4))
     names = "mnop"[: len(kinds)]
@@ -385,13 +385,13 @@ def test_declared_names_that_hold_each_others_definitions(seed: int) -> None:
 
 
 def test_the_index_of_the_shard_key_counts_as_declared() -> None:
-    """A sharded collection needs it: it is never listed as foreign."""
+    """A sharded collection needs it, so it is never listed as foreign."""
     present = held(*SESSIONS.indexes.values(), {"name": "user_id_hashed", "key": {"user_id": "hashed"}})
     assert undeclared_in(SESSIONS, present) == []
 
 
 def test_only_what_nothing_enforces_is_searched_for_conflicts() -> None:
-    """A scan for duplicates costs; where a unique twin stands there are none."""
+    """A scan for duplicates is expensive, and if a unique twin exists there are none."""
     declared = one(key={"a": 1}, unique=True)
     missing: dict[str, Any] = dict(ID)
     assert [found["name"] for found in to_be_unique(declared, missing, all_steps(declared, missing, NOTHING)[0])] == [
@@ -434,7 +434,7 @@ def serves_routes(present: Mapping[str, Mapping[str, Any]]) -> bool:
 
 @pytest.mark.parametrize("seed", range(200))
 def test_at_no_moment_is_uniqueness_or_the_index_lost(seed: int) -> None:
-    """From any drift, killed after any step and gone on with: the end is equal, and each moment on the way is safe."""
+    """From any drift, killed after any step and continued, the end is equal and each moment on the way is safe."""
     chance = random.Random(seed)
     wrong = {**GOVERNOR, **chance.choice(DRIFTS)}
     others = [

@@ -1,4 +1,4 @@
-"""What the index tool prints: anybody's names as they are, and whole lines where nobody's terminal is."""
+"""The index tool prints names as they are, and whole lines if it does not print on a terminal."""
 
 import io
 from typing import Final
@@ -14,7 +14,7 @@ NAME: Final = "oops[/x] [red]user:key:1"
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is one."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         """As a terminal answers."""
@@ -36,7 +36,7 @@ def test_a_name_is_neither_markup_nor_an_emoji(kind: type[io.StringIO], monkeypa
 
 
 def test_a_long_line_is_whole_where_it_is_no_terminal() -> None:
-    """Programs read it by lines."""
+    """Programs read the output by lines."""
     stream = io.StringIO()
     show_blocked(console_for(stream, width_elsewhere=WIDTH_WITHOUT_TERMINAL), [Blocked("c", "n", "word " * 100)])
     assert len(stream.getvalue().splitlines()) == 1

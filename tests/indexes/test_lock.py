@@ -1,4 +1,4 @@
-"""One apply at a time: the lock, its lease, and what somebody else changes meanwhile."""
+"""One ``apply`` at a time, by a lock with a lease; what somebody else changes meanwhile is noticed."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ async def lock_of(database: Any) -> dict[str, Any] | None:
 
 
 async def test_a_second_run_waits_and_then_gives_up(database: Any) -> None:
-    """While the lock is held nothing is changed; the one who waits is told so, and may try again."""
+    """While the lock is held the second run changes nothing. It is told that it waits, and may try again."""
     waited: list[Progress] = []
     async with locked(Server(database), lease=timedelta(seconds=10), wait=SHORT, on_wait=lambda: None):
         with pytest.raises(LockHeld, match="another apply is at work"):
@@ -46,7 +46,7 @@ async def test_a_second_run_goes_on_when_the_first_has_ended(database: Any) -> N
 
 
 async def test_a_killed_runs_lock_lapses(database: Any) -> None:
-    """Nobody has to free it by hand: once its lease has lapsed by the server's clock the next run takes it."""
+    """Nobody has to free it by hand. Once its lease has lapsed by the server's clock, the next run takes it."""
     left = {"_id": "apply", "holder": "killed", "expires_at": datetime.now(UTC) + timedelta(seconds=1)}
     await database[LOCKS].insert_one(left)
     await apply(database)
@@ -70,7 +70,7 @@ async def test_a_run_that_lost_its_lock_stops_before_its_next_step(database: Any
 
 @pytest.mark.parametrize(("command", "code"), [("createIndexes", 276), ("createIndexes", 85), ("dropIndexes", 27)])
 async def test_what_somebody_else_did_meanwhile_is_replanned(database: Any, command: str, code: int) -> None:
-    """An aborted build, an index that came or went between look and step: look again, and go on."""
+    """After an aborted build, or an index that came or went between look and step, the run looks again and goes on."""
     await apply(database)
     await database[COLLECTION].drop_index(TRIGGER)
     await database[COLLECTION].create_index([("trigger_id", 1)], name=TRIGGER, sparse=True)
@@ -81,7 +81,7 @@ async def test_what_somebody_else_did_meanwhile_is_replanned(database: Any, comm
 
 
 async def test_a_build_that_is_aborted_again_and_again_ends_the_run(database: Any, monkeypatch: Any) -> None:
-    """It is told, rather than tried for ever; what was done stays."""
+    """The run ends with an error, rather than trying for ever. What was done stays."""
     monkeypatch.setattr("indexes.applier._POLL_SECONDS", 0.001)
     async with failing(database, "createIndexes", mode={"times": 1000}, errorCode=276):
         with pytest.raises(Unsettled, match="somebody else"):

@@ -1,4 +1,4 @@
-"""Three nodes: a primary that dies during a build, and a member that is down, keep nobody from ending equal."""
+"""On three nodes, neither a primary that dies during a build nor a member that is down keeps ``apply`` from its end."""
 
 import asyncio
 import os
@@ -40,7 +40,7 @@ async def replica_set() -> AsyncIterator[ReplicaSet]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def database(replica_set: ReplicaSet) -> AsyncIterator[Any]:
-    """Sessions that govern a conversation each, under a governor index with its keys the other way round."""
+    """Sessions that each govern a conversation, under a governor index with its keys in the other order."""
     await replica_set.until_complete()
     client: Any = connect(replica_set.uri)
     own = client[f"sessions_three_{uuid4().hex[:16]}"]
@@ -70,7 +70,7 @@ async def _drift(database: Any) -> None:
 
 
 async def _hold_builds(member: Member) -> None:
-    """Index builds of this member begin and do not go on; it forgets about it when it is killed."""
+    """Let index builds of this member begin and not go on, until it is killed."""
     client: Any = connect(f"mongodb://{member.address}/?directConnection=true")
     await client.admin.command({"configureFailPoint": "hangAfterSettingUpIndexBuild", "mode": "alwaysOn"})
     await disconnect(client)
@@ -117,14 +117,14 @@ async def test_the_primary_is_killed_during_a_build(replica_set: ReplicaSet, dat
     done = await asyncio.wait_for(apply(database, lock_lease=LEASE), WITHIN_SECONDS)
     assert done.plan.is_as_declared
     await _assert_equal(database)
-    # The member that was down has it too once it is back.
+    # The member that was down has the index too once it is back.
     primary.start()
     await replica_set.until_complete()
     await _assert_equal(database)
 
 
 async def test_a_member_is_down(replica_set: ReplicaSet, database: Any) -> None:
-    """A majority is enough, where the server's own default waits for the member; the wait can be ended by any run."""
+    """A majority is enough, although the server's own default waits for the member. Any run can end such a wait."""
     primary = await replica_set.primary()
     down = next(member for member in replica_set.members if member is not primary)
     await down.kill()

@@ -1,6 +1,6 @@
-"""What each user may: reading is enough to look, and a missing right is one line that names the action and the role.
+"""Which rights each command needs. To look, ``read`` is enough; a missing right is named with the role that has it.
 
-The server is a standalone one with authentication, which also takes no commitQuorum.
+The server is a standalone one with authentication, which also refuses a commitQuorum.
 """
 
 import asyncio
@@ -43,12 +43,12 @@ UP_WITHIN_SECONDS: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class Secured:
-    """A server that asks who is there."""
+    """A server with authentication."""
 
     port: int
 
     def uri(self, user: str) -> str:
-        """For one of the users."""
+        """The connection string of one of the users."""
         return f"mongodb://{user}:{PASSWORD}@127.0.0.1:{self.port}/?authSource=admin"
 
 
@@ -60,7 +60,7 @@ def _free_port() -> int:
 
 
 async def _make_users(port: int) -> None:
-    # Until there is a user, who connects from this very machine may make the first one.
+    # Until a user exists, a connection from the same machine may create the first one.
     client: Any = connect(f"mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=500")
     async with asyncio.timeout(UP_WITHIN_SECONDS):
         while True:
@@ -100,7 +100,7 @@ async def secured() -> AsyncIterator[Secured]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def root(secured: Secured) -> AsyncIterator[Any]:
-    """The database, as the one user who may do anything sees it; as declared, with a session in it."""
+    """The database for a user with every right, its indexes as declared, with a session in it."""
     client: Any = connect(secured.uri("root"))
     await client.drop_database(DATABASE)
     database = client[DATABASE]
@@ -114,7 +114,7 @@ async def root(secured: Secured) -> AsyncIterator[Any]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def users(secured: Secured, root: Any) -> AsyncIterator[dict[str, Any]]:
-    """The same database, as each user sees it."""
+    """The same database for each user."""
     clients: dict[str, Any] = {user: connect(secured.uri(user)) for user in ROLES}
     yield {user: client[DATABASE] for user, client in clients.items()}
     for client in clients.values():
@@ -155,7 +155,7 @@ def _uses(found: Plan) -> set[int | None]:
 
 
 async def test_a_reader_looks(secured: Secured, root: Any) -> None:
-    """With ``read`` alone plan, check and explain run, and end as they would for anybody; use is unknown."""
+    """With ``read`` alone plan, check and explain end as for any other user; only the use is unknown."""
     for command in ("plan", "check", "explain"):
         status, out, errors = await _command(secured, "reader", command, "--json")
         assert (status, errors) == (0, ""), command
@@ -171,7 +171,7 @@ async def test_a_reader_looks(secured: Secured, root: Any) -> None:
 
 
 async def test_a_reader_changes_nothing(secured: Secured, root: Any) -> None:
-    """Apply ends with 2 and one line that names the action and the role; where nothing differs it has no need."""
+    """Apply ends with 2 and one line that names the action and the role. If nothing differs it needs no more rights."""
     assert (await _command(secured, "reader", "apply"))[0] == 0
     await _replace(root, key={"conversation_id": 1, "user_id": 1})
     before = await _listed(root)
@@ -197,7 +197,7 @@ async def test_a_user_without_any_right(secured: Secured, root: Any) -> None:
 
 
 async def test_a_wrong_password(secured: Secured) -> None:
-    """It is told as such, and neither the right nor the wrong one is shown."""
+    """The error says that it was refused, and shows neither the right nor the wrong password."""
     wrong = Secured(secured.port).uri("reader").replace(PASSWORD, "wr0ng-never-shown")
     client: Any = connect(wrong)
     with pytest.raises(Exception, match="refused the user or the password") as refusal:
@@ -230,7 +230,7 @@ async def test_an_operator_applies(users: dict[str, Any], root: Any) -> None:
 async def test_a_writer_builds_and_does_not_modify(
     secured: Secured, users: dict[str, Any], root: Any, changes: dict[str, Any]
 ) -> None:
-    """Without ``dbAdmin`` indexes are built and dropped; what takes ``collMod`` is refused in a line that says so."""
+    """Without ``dbAdmin`` indexes are built and dropped. What takes ``collMod`` is refused in a line that says so."""
     await _replace(root, key={"conversation_id": 1, "user_id": 1})
     assert (await apply(users["writer"])).plan.is_as_declared
     await _replace(root, **changes)
@@ -247,8 +247,8 @@ async def test_a_writer_builds_and_does_not_modify(
     assert await _listed(root) == before
 
 
-async def test_who_monitors_the_cluster_sees_use_and_progress(users: dict[str, Any], root: Any) -> None:
-    """``clusterMonitor`` brings the use of each index and the progress of a build; without it neither fails."""
+async def test_a_monitor_of_the_cluster_sees_use_and_progress(users: dict[str, Any], root: Any) -> None:
+    """``clusterMonitor`` shows the use of each index and the progress of a build. Without it both still work."""
     assert _uses(await plan(users["operator"])) == {None}
     assert None not in _uses(await plan(users["watcher"]))
     assert (await explain(users["reader"])).is_fine

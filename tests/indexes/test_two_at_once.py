@@ -1,4 +1,4 @@
-"""Two runs of ``apply`` at once, as when two deployments start together: never a moment without the uniqueness."""
+"""Two runs of ``apply`` at once, as when two deployments start together, never lose the uniqueness."""
 
 import asyncio
 import random
@@ -30,7 +30,7 @@ KEYS: Final = {"user_id": 1, "conversation_id": 1}
 STATUSES: Final = {"$in": ["waiting_user_reply", "rerunning"]}
 FILTER: Final = {"status": STATUSES, "conversation_id": {"$type": "string"}}
 GOVERNS: Final[dict[str, Any]] = {"key": KEYS, "unique": True, "partialFilterExpression": FILTER}
-# Each keeps two sessions from governing one conversation, so that whoever lets a second one in is `apply`.
+# Each keeps two sessions from governing one conversation, so that only `apply` can let a second one in.
 DRIFTS: Final[tuple[dict[str, Any], ...]] = (
     {"key": {"conversation_id": 1, "user_id": 1}},
     {"key": {"user_id": -1, "conversation_id": -1}},
@@ -75,7 +75,7 @@ class Rivals:
             return refusal
 
     async def run(self, ended: asyncio.Event) -> None:
-        """Create at the same moment, see who won, and make room; goes on once more when told to end."""
+        """Create two at the same moment, count which won, and end them; one more round follows ``ended``."""
         goes_on = True
         while goes_on:
             goes_on = not ended.is_set()

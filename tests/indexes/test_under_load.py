@@ -1,4 +1,4 @@
-"""Each way in which an index can differ is mended while the application runs, and the application does not notice."""
+"""Each way in which an index can differ is repaired while the application runs, and the application does not notice."""
 
 import asyncio
 from collections import Counter
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.race
 
 
 class Receipt(Document):
-    """Some other document of the application, deleted after an hour."""
+    """Another document of the application, deleted after an hour."""
 
     at: datetime
     shown_at: datetime
@@ -59,7 +59,7 @@ DECLARED: Final[dict[str, Mapping[str, Any]]] = {
     index.document["name"]: index.document for index in [*INDEXES, *Receipt.Settings.indexes]
 }
 STATUSES: Final = {"$in": ["waiting_user_reply", "rerunning"]}
-# Strings are all that compare with a string, so that this one holds the same sessions by other words.
+# Only strings compare with a string, so that this filter holds the same sessions.
 SAME_SESSIONS: Final = {"status": STATUSES, "conversation_id": {"$gte": ""}}
 LONGEST: Final = 2_147_483_647
 
@@ -93,7 +93,7 @@ DRIFTS: Final[dict[str, Drift]] = {
     ),
     "governor, other filter": Drift(index=ROUTING_INDEX, changes={"partialFilterExpression": SAME_SESSIONS}),
     "governor, hidden": Drift(index=ROUTING_INDEX, changes={"hidden": True}),
-    # Nothing is looked for in an index that orders strings otherwise: while it stands, a route reads all of it.
+    # A route can't search an index that orders strings differently, so it reads all the entries of its user.
     "governor, collation": Drift(
         index=ROUTING_INDEX, changes={"collation": {"locale": "en"}}, most_keys=LIVE_PER_USER * 4
     ),
@@ -135,7 +135,7 @@ MORE_THAN_ONE: Final[list[dict[str, Any]]] = [
 ]
 TASKS: Final = ("write", "read", "contend", "count", "explain")
 BAD_HINT: Final = 2
-# The collection's indexes changed under the read, or between its snapshot and it: ask again.
+# The collection's indexes changed during the read, or between its snapshot and the read, so it is sent again.
 CHANGED_MEANWHILE: Final = frozenset({175, 239, 246})
 
 
@@ -170,7 +170,7 @@ def _ended(user_id: int, conversation_id: str, number: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What stands in a conversation, for who changes it knows it."""
+    """What a lookup of a conversation must find, as far as its only writer knows."""
 
     action: RouteAction
     latest: ActiveScheduleSessionSnapshot
@@ -224,7 +224,7 @@ class Load:
         return min(self.compared, self.counted, self.explained.total())
 
     async def until_checked(self) -> None:
-        """Go on for as long as something was checked too seldom: on a busy machine few turns fit into a run."""
+        """Go on while something was checked too seldom, since on a busy machine few turns fit into a run."""
         while self.checked <= LEAST_CHECKS and not self._ended.is_set():
             await self.turn()
 
@@ -245,7 +245,7 @@ class Load:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """At work within the block."""
+        """Run the application within the block."""
 
         async def repeat(name: str, task: Callable[[], Awaitable[None]]) -> None:
             try:
@@ -276,7 +276,7 @@ class Load:
     # --- the writer, and what it knows ---
 
     async def _steps(self, user_id: int, conversation_id: str) -> AsyncIterator[None]:
-        """Go through the lifecycle, one call at a time; during each, what stands is not known."""
+        """Go through the lifecycle, one call at a time; while a call runs, its result is not known."""
         repository, place = self._repository, (user_id, conversation_id)
 
         def now(action: RouteAction, session: ActiveScheduleSessionSnapshot) -> None:
@@ -319,10 +319,10 @@ class Load:
             now(RouteAction.FREE_CHAT, session)
             yield
 
-    # --- the reader, who compares ---
+    # --- the reader, which compares ---
 
     async def _read(self) -> None:
-        # The one that stands longest before it changes again.
+        # The conversation that will be the last to change again.
         user_id, conversation_id = place = self._last_changed
         known = self.known[place]
         if known is None:
@@ -348,7 +348,7 @@ class Load:
         assert latest in page.sessions
 
     async def _explain(self) -> None:
-        """Ask what a route costs now, as the repository sends it: by its index, and without it where that is not."""
+        """Ask what a route costs now, as the repository sends it: with the hint, and without it if that is refused."""
         lookup = reads.governor(*next(self._places))
         command = {"find": COLLECTION, "filter": lookup.filter, "limit": 1}
         try:
@@ -373,7 +373,7 @@ class Load:
             return None
         return answer
 
-    # --- rivals, and who counts governors ---
+    # --- rivals, and the count of governors ---
 
     async def _contender(self, number: int, side: int) -> ActiveScheduleSessionSnapshot | None:
         try:
@@ -397,7 +397,7 @@ class Load:
                 await self._repository.ignore(session.session_id, user_id=8)
             except InvalidTransition as refusal:
                 assert was_mending  # superseded
-                assert refusal.status is SessionStatus.IGNORED  # noqa: PT017 - also no refusal is right
+                assert refusal.status is SessionStatus.IGNORED  # noqa: PT017 - no refusal is right too
 
     async def _count(self) -> None:
         was_mending = self.is_mending
@@ -405,7 +405,7 @@ class Load:
             "aggregate": COLLECTION,
             "pipeline": MORE_THAN_ONE,
             "cursor": {},
-            # Of one moment: a scan that goes on while sessions end and begin would count some of both.
+            # Of one moment, since a scan that goes on while sessions end and begin would count some of both.
             "readConcern": {"level": "snapshot"},
         }
         if (answer := await self._unless_changed(command)) is not None:
@@ -424,7 +424,7 @@ async def _make_by_hand(database: Any, drift: Drift) -> None:
 
 
 async def _profiled(database: Any) -> list[dict[str, Any]]:
-    """What the server saw of each lookup of a governor, by its own profiler."""
+    """The server's own profile of each lookup of a governor."""
     own = {"op": "query", "ns": f"{database.name}.{COLLECTION}"}
     wanted = dict.fromkeys(("command.filter", "command.hint", "keysExamined", "errCode", "planSummary"), 1)
     return [
@@ -452,7 +452,7 @@ def with_turns(monkeypatch: pytest.MonkeyPatch) -> Callable[[Load], None]:
 
 
 @pytest.mark.parametrize("kind", list(DRIFTS))
-async def test_a_drift_is_mended_under_load(database: Any, with_turns: Callable[[Load], None], kind: str) -> None:
+async def test_a_drift_is_repaired_under_load(database: Any, with_turns: Callable[[Load], None], kind: str) -> None:
     """Each call answers as without it, each route costs two keys at most, and one session governs at any moment."""
     drift = DRIFTS[kind]
     await _make_by_hand(database, drift)
