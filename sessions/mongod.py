@@ -66,6 +66,8 @@ class Member:
         self._command = [
             *(str(binary), "--bind_ip", "127.0.0.1", "--port", str(port), "--dbpath", str(home)),
             *("--replSet", _REPLICA_SET, "--logpath", str(self._log), "--logappend"),
+            # Dropping a database waits for the journal's next turn: 10 ms rather than 100.
+            *("--journalCommitInterval", "10"),
             *("--wiredTigerCacheSizeGB", "0.5", "--setParameter", "enableTestCommands=1"),
             *("--unixSocketPrefix", str(home)),
         ]
