@@ -77,11 +77,7 @@ async def _call(work: Callable[[], Awaitable[Result]]) -> Result:
 
 
 async def run(
-    work: Callable[[], Awaitable[Result]],
-    claim: Claim,
-    *,
-    renewal: asyncio.Task[SessionError],
-    within: timedelta,
+    work: Callable[[], Awaitable[Result]], claim: Claim, *, renewal: asyncio.Task[SessionError], within: timedelta
 ) -> Ending[Result]:
     """Do a claim's work; stop it when its time is up, when the renewal ends, or when the caller is cancelled.
 

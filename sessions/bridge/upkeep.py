@@ -36,11 +36,7 @@ class Upkeep:
     """
 
     def __init__(
-        self,
-        repository: SessionRepository,
-        *,
-        every: timedelta = DEFAULT_EVERY,
-        write_back: WriteBack | None = None,
+        self, repository: SessionRepository, *, every: timedelta = DEFAULT_EVERY, write_back: WriteBack | None = None
     ) -> None:
         """Prepare the upkeep of a repository; entering it as an async context manager starts it.
 

@@ -52,11 +52,7 @@ class Applying(Engine):
         return await self._claim(call, writes.claim_apply, apply_claim_of, client_session)
 
     async def complete_apply(
-        self,
-        claim: ApplyClaim,
-        *,
-        operation_id: str | None = None,
-        client_session: ClientSession | None = None,
+        self, claim: ApplyClaim, *, operation_id: str | None = None, client_session: ClientSession | None = None
     ) -> ActiveScheduleSessionSnapshot:
         """Record that the preview was written: the session ends ``applied``."""
         return await self._record(CallName.COMPLETE_APPLY, claim, writes.written_back, operation_id, client_session)

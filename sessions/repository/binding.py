@@ -44,12 +44,7 @@ class Binding(Engine):
         return await self._carry_out(call, writes.bind_conversation, client_session)
 
     async def record_notification(
-        self,
-        session_id: str,
-        notification_id: str,
-        *,
-        user_id: int,
-        client_session: ClientSession | None = None,
+        self, session_id: str, notification_id: str, *, user_id: int, client_session: ClientSession | None = None
     ) -> ActiveScheduleSessionSnapshot:
         """Note the notification that was sent for the session, in any status; the same one again changes nothing."""
         call = Call(

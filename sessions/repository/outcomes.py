@@ -107,11 +107,7 @@ class Outcomes(Engine):
         )
 
     def _settled(
-        self,
-        name: CallName,
-        claim: RerunClaim,
-        candidate_id: str | Unset | None,
-        expires_at: datetime | Unset | None,
+        self, name: CallName, claim: RerunClaim, candidate_id: str | Unset | None, expires_at: datetime | Unset | None
     ) -> dict[str, Any]:
         """What an outcome that does not end the session makes of its candidate and its end."""
         changes: dict[str, Any] = {}

@@ -20,11 +20,7 @@ class Watching(Engine):
         return Feeds(self._collection, patience=self._collection.timeout)
 
     def watch(
-        self,
-        *,
-        user_id: int | None = None,
-        conversation_id: str | None = None,
-        resume_after: str | None = None,
+        self, *, user_id: int | None = None, conversation_id: str | None = None, resume_after: str | None = None
     ) -> Watch:
         """Follow the changes of one user's sessions, of one conversation's, or of all, whoever makes them.
 

@@ -156,11 +156,7 @@ class StoreCall:
         def update() -> Awaitable[RawDocument | None]:
             guard = {**write.filter, **write.unless_done} if self.in_doubt else write.filter
             answer: Awaitable[RawDocument | None] = self._collection.find_one_and_update(
-                guard,
-                write.update,
-                projection={"history": 0},
-                return_document=ReturnDocument.AFTER,
-                **self._joining(),
+                guard, write.update, projection={"history": 0}, return_document=ReturnDocument.AFTER, **self._joining()
             )
             return answer
 

@@ -53,10 +53,7 @@ INDEXES: Final = (
     ),
 )
 
-_OWN_METHOD: Final = {
-    "insert": "create",
-    "delete": "purge",
-}
+_OWN_METHOD: Final = {"insert": "create", "delete": "purge"}
 _ANY_METHOD: Final = "create, claim_rerun, present_preview, apply, ignore and the like"
 
 

@@ -21,11 +21,7 @@ NO_COLLECTION: Final = 26
 _BAD_HINT: Final = (2, "hint provided does not correspond")
 _QUERY_KILLED: Final = 175  # an index was dropped under the running query
 # Not a full pool: a driver that tries again by itself may meet that after a first try that was sent.
-_NEVER_SENT: Final = (
-    ServerSelectionTimeoutError,
-    ConfigurationError,
-    InvalidOperation,
-)
+_NEVER_SENT: Final = (ServerSelectionTimeoutError, ConfigurationError, InvalidOperation)
 # Most specific first: the first kind that fits says what is known of a write that met the error.
 _OUTCOMES: Final[tuple[tuple[type[PyMongoError] | tuple[type[PyMongoError], ...], WriteOutcome], ...]] = (
     (_NEVER_SENT, WriteOutcome.NOT_WRITTEN),

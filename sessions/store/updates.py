@@ -19,13 +19,7 @@ Stage = dict[str, Any]
 
 def entry(call: CallName, to_status: SessionStatus, at: datetime, reason: str, operation_id: str | None) -> RawDocument:
     """What the history keeps of one change of status or one take-over."""
-    return {
-        "to_status": to_status.value,
-        "at": at,
-        "reason": reason,
-        "operation_id": operation_id,
-        "call": call.value,
-    }
+    return {"to_status": to_status.value, "at": at, "reason": reason, "operation_id": operation_id, "call": call.value}
 
 
 class Update:
