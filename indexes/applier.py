@@ -16,11 +16,12 @@ from indexes.declared import Declared, declared_by
 from indexes.errors import BadChoice, IndexToolError, Unsettled
 from indexes.lock import DEFAULT_LEASE, DEFAULT_WAIT, Lock, locked
 from indexes.planner import Plan, look, plan_on
+from indexes.present import is_building
 from indexes.progress import Progress, Tell, follow
 from indexes.server import Server, is_router
 from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
 from indexes.session_collection.superseding import Resolution, can_resolve, supersede_older
-from indexes.steps import NEVER_SECONDS, Action, Choices, Step, is_building, next_step
+from indexes.steps import NEVER_SECONDS, Action, Choices, Step, next_step
 from sessions.store.clients import Database
 from sessions.store.index_definitions import keys_of
 

@@ -11,17 +11,16 @@ from pymongo.errors import OperationFailure
 from indexes.conflicts import Conflict, find_conflicts
 from indexes.declared import Declared, declared_by
 from indexes.errors import MissingRight
+from indexes.present import Present, is_building
 from indexes.server import Server
 from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
 from indexes.steps import (
     NOTHING_FOREIGN,
     Blocked,
     Choices,
-    Present,
     Step,
     all_steps,
     blocked_in,
-    is_building,
     target_of_bridge,
     to_be_unique,
     undeclared_in,

@@ -13,11 +13,9 @@ from enum import StrEnum
 from typing import Any, Final
 
 from indexes.declared import Declared, is_index_of_ids
+from indexes.present import Definition, Present, is_building
 from indexes.session_collection.session_document import is_shard_key_index
 from sessions.store.index_definitions import Aspect, compare, keys_of, signature, ttl_of
-
-Definition = Mapping[str, Any]
-Present = Mapping[str, Definition]
 
 NEVER_SECONDS: Final = 2_147_483_647
 """A TTL can't be removed in place. This one, the longest possible, deletes nothing."""
@@ -119,11 +117,6 @@ def target_of_bridge(name: str, present: Definition) -> str | None:
 def deletes(definition: Definition) -> bool:
     """Whether it has a TTL by which the server deletes documents."""
     return ttl_of(definition) not in (None, NEVER_SECONDS)
-
-
-def is_building(definition: Definition | None) -> bool:
-    """Whether the server has not finished it."""
-    return definition is not None and "buildUUID" in definition
 
 
 def undeclared_in(declared: Declared, present: Present) -> list[str]:

@@ -6,8 +6,13 @@ Run it with ``python docs/examples/lesson_chat.py``: it plays one conversation a
 import asyncio
 import os
 import sys
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
+from inspect import isawaitable
+from typing import Any, Final
+
+import pymongo
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
@@ -19,6 +24,7 @@ from sessions import (
     AskUser,
     Close,
     Closed,
+    Database,
     FreeChat,
     Held,
     NotAnAnswer,
@@ -34,10 +40,6 @@ from sessions import (
     open_repository,
 )
 from sessions.mongod import find_mongod, running_mongod
-from sessions.store.clients import connect, disconnect
-
-if TYPE_CHECKING:
-    from sessions.store.clients import Database
 
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
 
@@ -45,7 +47,7 @@ DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
 class LessonChat:
     """The application: its own collections, a small graph of plain Python, and what its entry points do."""
 
-    def __init__(self, database: "Database", sessions: SessionRepository) -> None:
+    def __init__(self, database: Database, sessions: SessionRepository) -> None:
         stores: Any = database
         self.sessions = sessions
         self.drafts = stores["drafts"]
@@ -181,6 +183,22 @@ async def play(chat: LessonChat) -> list[str]:
     return said
 
 
+@asynccontextmanager
+async def connected(uri: str) -> AsyncIterator[Any]:
+    """A client of the driver that is installed, closed at the end."""
+    if find_spec("motor") is not None:
+        from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415 - one of the two is installed
+
+        client: Any = AsyncIOMotorClient(uri)
+    else:
+        client = pymongo.AsyncMongoClient(uri)
+    try:
+        yield client
+    finally:
+        if isawaitable(closing := client.close()):
+            await closing
+
+
 async def main() -> None:
     """Play it on the server of ``MONGODB_URI``, or on one of its own, and print the audit chain, found three ways."""
     async with AsyncExitStack() as stack:
@@ -189,8 +207,7 @@ async def main() -> None:
             if (binary := find_mongod()) is None:
                 sys.exit("set MONGODB_URI, or put a mongod on PATH")
             uri = await stack.enter_async_context(running_mongod(binary))
-        client: Any = connect(uri)
-        stack.push_async_callback(disconnect, client)
+        client = await stack.enter_async_context(connected(uri))
         database = client["lesson_chat"]
         stack.push_async_callback(client.drop_database, "lesson_chat")
         sessions = await stack.enter_async_context(open_repository(database, create_indexes=True))

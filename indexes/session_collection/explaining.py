@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from pymongo.errors import OperationFailure
 
+from indexes.present import Present, is_building
 from indexes.server import Server, in_utc
 from indexes.session_collection.query_shapes import BY_ID, SHAPES, Sample, Shape
 from indexes.session_collection.session_document import GOVERNS
-from indexes.steps import Present, is_building
 from sessions.store.clients import Database
 from sessions.store.document import COLLECTION
 from sessions.store.driver_errors import is_bad_hint

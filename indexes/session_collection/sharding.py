@@ -6,9 +6,9 @@ from typing import Any
 
 from indexes.declared import declared_by
 from indexes.errors import CannotShard, NotSharded
+from indexes.present import Present
 from indexes.server import Server, is_router
 from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
-from indexes.steps import Present
 from sessions.store.clients import Database
 from sessions.store.document import COLLECTION, SHARD_KEY
 from sessions.store.index_definitions import keys_of

