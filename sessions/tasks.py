@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
@@ -38,11 +39,12 @@ async def answered(call: Awaitable[Answer]) -> Answer:
     return answer
 
 
-async def to_the_end(work: Coroutine[Any, Any, Answer]) -> Answer:
+async def to_the_end(work: Coroutine[Any, Any, Answer], *, inherits: bool = True) -> Answer:
     """Carry the work out to its end, even if the caller is cancelled meanwhile; the cancellation leaves after it.
 
     Args:
         work: What has to be finished; it ends by its own time limit.
+        inherits: Whether the caller's context holds for it, with the driver's time limit that may be set there.
 
     Returns:
         The work's answer.
@@ -50,7 +52,7 @@ async def to_the_end(work: Coroutine[Any, Any, Answer]) -> Answer:
     Raises:
         asyncio.CancelledError: The caller was cancelled, or the loop is closing and has cancelled the work too.
     """
-    task = asyncio.create_task(work)
+    task = asyncio.create_task(work) if inherits else in_background(work, "sessions: finishing")
     cancelled = await _ended(task)
     if cancelled is None:
         return task.result()
@@ -122,14 +124,24 @@ async def or_undone_later(
 
 async def _ended(task: "asyncio.Task[Any]") -> asyncio.CancelledError | None:
     """Wait for a task; the first cancellation of the caller meanwhile."""
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            # Other than `await task`, this leaves the task alone when it is cancelled.
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = cancelled or error
-    return cancelled
+    try:
+        # Other than `await task`, this leaves the task alone when it is cancelled.
+        await asyncio.wait({task})
+    except asyncio.CancelledError as error:
+        with _anyio_shield():
+            while not task.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({task})
+        return error
+    return None
+
+
+def _anyio_shield() -> contextlib.AbstractContextManager[object]:
+    """Where anyio is in use its scopes cancel again at each turn of the loop, which would take a whole processor."""
+    if (anyio := sys.modules.get("anyio")) is None:
+        return contextlib.nullcontext()
+    shield: contextlib.AbstractContextManager[object] = anyio.CancelScope(shield=True)
+    return shield
 
 
 async def _undone(task: "asyncio.Task[Answer]", undo: Callable[[Answer], Awaitable[object]]) -> None:

@@ -122,6 +122,11 @@ class LessonChat:
                 return f"{answer} But first: {session.state.pending_question}" if session else answer
             case Asked(session):
                 return session.state.pending_question
+            case PreviewShown(session, payload=None):  # told again: whoever waited for it may not have seen it
+                preview = await self.previews.find_one({"_id": session.current_preview_id})
+                return f"{preview['shown']}: is that right?"
+            case Closed(payload=None):
+                return None
             case PreviewShown(payload=shown) | Closed(payload=shown):
                 return str(shown)
             case RerunFailed():

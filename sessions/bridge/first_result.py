@@ -6,6 +6,7 @@ from typing import Final, TypedDict
 
 from sessions.bridge.graph import AskUser, Close, ShowPreview
 from sessions.bridge.outcomes import Asked, Closed, PreviewShown
+from sessions.bridge.texts import storable
 from sessions.domain import inputs
 from sessions.domain.errors import InvalidSessionInput
 from sessions.domain.inputs import UNSET
@@ -37,6 +38,7 @@ class CreationArguments(TypedDict, total=False):
 def creation_of(result: FirstResult) -> CreationArguments:
     """The arguments by which a session is created for a graph's first result."""
     given: CreationArguments
+    result = storable(result)
     match result:
         case AskUser():
             given = {"pending_question": result.pending_question, "missing_info": result.missing_info}
@@ -77,7 +79,8 @@ def says(result: FirstResult, session: ActiveScheduleSessionSnapshot) -> bool:
     """Whether what is stored is this result: a graph that ran a second time may have come to another."""
     match result:
         case AskUser():
-            told = result.pending_question.strip(), inputs.texts("missing_info", result.missing_info)
+            kept = storable(result)
+            told = kept.pending_question, inputs.texts("missing_info", kept.missing_info)
             return told == (session.state.pending_question, session.state.missing_info)
         case ShowPreview():
             return result.preview_id == session.current_preview_id

@@ -35,7 +35,7 @@ class Turn:
     @property
     def idempotency_key(self) -> str:
         """The same for each rerun of one message, for the graph's own side effects."""
-        return f"{self.session.session_id}:{self.message_id}"
+        return f"{self.session.key_prefix}:{self.message_id}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,17 @@
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 
 from sessions.backoff import Backoff
 from sessions.domain.errors import LeaseLost, SessionError, SessionNotFound, SessionRef, StoreUnavailable, WriteOutcome
 from sessions.domain.models import Claim
-from sessions.tasks import forget, leave_behind, stopped, to_the_end
+from sessions.tasks import forget, in_background, leave_behind, stopped, to_the_end
 
 logger = logging.getLogger("sessions")
 Result = TypeVar("Result")
@@ -25,6 +26,7 @@ _PARTS: Final = 3
 _LONGEST_PATIENCE: Final = 3.0
 _LONGEST_PAUSE: Final = 1.0
 _LONGEST_NAME: Final = 200
+_MOST_WITHIN: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +63,38 @@ def kind_of(found: object) -> str:
     return type(found).__name__[:_LONGEST_NAME]
 
 
+def _within(error: BaseException) -> Iterator[BaseException]:
+    """What stands behind an error: the members of a group, and what it was raised from."""
+    yield error
+    inner = list(error.exceptions) if isinstance(error, BaseExceptionGroup) else []
+    behind = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    for each in (*inner, *([behind] if behind is not None else [])):
+        yield from _within(each)
+
+
+def _all_within(error: BaseException) -> list[BaseException]:
+    found = {id(each): each for each in islice(_within(error), _MOST_WITHIN)}
+    return list(found.values())
+
+
 def reason_of(what: str, error: BaseException) -> str:
-    """Why a session failed: the kind of the error, and never its text, which may quote the user."""
-    return f"{what} raised {kind_of(error)}"
+    """Why a session failed: the kinds of the errors, and never their texts, which may quote the user."""
+    first, *within = dict.fromkeys(map(kind_of, _all_within(error)))
+    return f"{what} raised {first} ({', '.join(within)})" if within else f"{what} raised {first}"
 
 
 def log_failure(who: str, reason: str, error: BaseException) -> None:
-    """Say where it broke; the source lines hold no value, the error's text might."""
-    frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
-    logger.error("%s: %s\n%s", who, reason, frames)
+    """Say where it broke; the source lines hold no value, the errors' texts might."""
+    told = [
+        f"{kind_of(each)}:\n{''.join(traceback.format_tb(each.__traceback__)).rstrip()}" for each in _all_within(error)
+    ]
+    logger.error("%s: %s\n%s", who, reason, "\n".join(told))
 
 
 async def _call(work: Callable[[], Awaitable[Result]]) -> Result:
-    return await work()
+    found: Awaitable[Result] | Result = work()
+    # A lambda cannot be told beforehand from an async function.
+    return await found if isinstance(found, Awaitable) else found
 
 
 async def run(
@@ -142,7 +163,7 @@ async def renewed(claim: Claim, renew: Renew, *, since: float) -> AsyncIterator[
         The task of the renewal. It ends with the reason why the work may not go on: `LeaseLost` or
         `SessionNotFound` if somebody else has the session, `StoreUnavailable` if the lease is about to lapse.
     """
-    renewal = asyncio.create_task(_keep(claim, renew, since), name=f"sessions: renewal of {claim.session.session_id}")
+    renewal = in_background(_keep(claim, renew, since), f"sessions: renewal of {claim.session.session_id}")
     try:
         yield renewal
     finally:

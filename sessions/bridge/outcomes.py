@@ -6,6 +6,7 @@ from typing import Final
 from urllib.parse import quote
 
 from sessions.domain.errors import ConflictReason, InvalidSessionInput, LeaseLost, SessionError, TransitionConflict
+from sessions.domain.lifecycle import CallName
 from sessions.domain.models import ActiveScheduleSessionSnapshot
 
 
@@ -142,6 +143,13 @@ def action_url(session: ActiveScheduleSessionSnapshot) -> str:
 
 # --- what a refusal comes to ------------------------------------------------------------------------------------
 
+OUTCOME_OF_CALL: Final[Mapping[str, type[Asked] | type[PreviewShown] | type[Closed] | type[RerunFailed]]] = {
+    CallName.ASK_AGAIN.value: Asked,
+    CallName.PRESENT_PREVIEW.value: PreviewShown,
+    CallName.CLOSE_RERUN.value: Closed,
+    CallName.FAIL_RERUN.value: RerunFailed,
+}
+"""What was told of a rerun, by the call that recorded it."""
 _BY_REASON: Final[Mapping[ConflictReason, type[Held] | type[AlreadyHandled] | type[RerunFailed]]] = {
     ConflictReason.IN_PROGRESS: Held,
     ConflictReason.APPLYING: Held,

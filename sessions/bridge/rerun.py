@@ -30,7 +30,9 @@ from sessions.bridge.outcomes import (
     TimedOut,
     outcome_of,
 )
+from sessions.bridge.texts import storable
 from sessions.domain.errors import InvalidSessionInput, LeaseLost, SessionError, SessionNotFound, TransitionConflict
+from sessions.domain.lifecycle import SessionStatus
 from sessions.domain.models import RerunClaim
 from sessions.repository import SessionRepository
 from sessions.repository.engine import give_back
@@ -71,11 +73,12 @@ async def rerun_for(
     try:
         async with renewed(claim, lambda: repository.renew(claim), since=since) as renewal:
             ending = await run(lambda: rerun(turn), claim, renewal=renewal, within=within)
-            return await _record(repository, claim, ending)
+            # What has been done is recorded, whatever time limit its caller had for the whole.
+            return await to_the_end(_record(repository, claim, ending), inherits=False)
     except (LeaseLost, SessionNotFound) as lost:
         return Superseded(lost.session or claim.session)
     except (Exception, asyncio.CancelledError) as error:
-        await to_the_end(give_back(claim, repository.release(claim, reason=STOPPED)))
+        await to_the_end(give_back(claim, repository.release(claim, reason=STOPPED)), inherits=False)
         if isinstance(error, TransitionConflict):
             return outcome_of(error)
         raise
@@ -96,7 +99,7 @@ async def _record(repository: SessionRepository, claim: RerunClaim, ending: Endi
         case _:
             assert_never(ending)
     try:
-        return await _record_answer(repository, claim, result)
+        return await _record_answer(repository, claim, storable(result))
     except InvalidSessionInput as error:
         reason = f"the graph answered {kind_of(result)} with {error.argument} other than {error.limit}"
     except SessionError:
@@ -128,6 +131,9 @@ async def _record_answer(repository: SessionRepository, claim: RerunClaim, resul
         case Fail():
             return RerunFailed(await repository.fail_rerun(claim, reason=result.reason), result.payload)
         case NotAnAnswer():
-            return FreeChat(await repository.release(claim, reason=NOT_AN_ANSWER), result.payload)
+            session = await repository.release(claim, reason=NOT_AN_ANSWER)
+            # What has expired meanwhile asks nothing any more.
+            stands = repository.present_status(session) is not SessionStatus.EXPIRED
+            return FreeChat(session if stands else None, result.payload)
         case _:
             raise InvalidSessionInput("result", "AskUser, ShowPreview, Close, Fail or NotAnAnswer")

@@ -7,6 +7,7 @@ from sessions.bridge.first_result import creation_of, first_outcome, is_untouche
 from sessions.bridge.graph import AskUser, Close, ShowPreview
 from sessions.bridge.leased_work import DEFAULT_MAX_RERUN
 from sessions.bridge.outcomes import (
+    OUTCOME_OF_CALL,
     AlreadyHandled,
     Asked,
     Confirmed,
@@ -18,6 +19,8 @@ from sessions.bridge.outcomes import (
     outcome_of,
 )
 from sessions.bridge.rerun import Rerun, rerun_for
+from sessions.bridge.texts import printable
+from sessions.bridge.upkeep import DEFAULT_EVERY, Upkeep
 from sessions.bridge.write_back import WriteBack, apply_only, write_back_for
 from sessions.domain import inputs
 from sessions.domain.errors import (
@@ -37,6 +40,14 @@ from sessions.repository import SessionRepository
 from sessions.store.clients import ClientSession
 
 
+def _checked_text(text: str) -> str:
+    """What the user wrote, as the graph is given it."""
+    given: object = text
+    told = printable(given) if isinstance(given, str) else given
+    inputs.text("text", told)
+    return str(told)
+
+
 class SessionBridge:
     """The sessions of one repository, the application's graph that goes on with them, and its write-back.
 
@@ -47,7 +58,7 @@ class SessionBridge:
         - ``user_id``, ``session_id``, ``conversation_id``, ``trigger_id``, ``notification_id``, ``reason``: as
           `SessionRepository` has them.
         - ``text``: what the user wrote, at most 1,000,000 characters; it is handed to the graph and not stored.
-        - ``message_id``: the message's own id, 1 to 128 characters, the same however often it is delivered.
+        - ``message_id``: the message's own id, 1 to 256 characters, the same however often it is delivered.
         - ``preview_id``: the preview that the user saw.
 
     Raises:
@@ -65,6 +76,7 @@ class SessionBridge:
         *,
         write_back: WriteBack | None = None,
         max_rerun: timedelta = DEFAULT_MAX_RERUN,
+        max_write_back: timedelta | None = None,
     ) -> None:
         """Put the service above a repository.
 
@@ -75,16 +87,27 @@ class SessionBridge:
             write_back: ``async def write_back(claim)`` writes the preview ``claim.session.current_preview_id`` into the
                 schedule, once for each ``claim.idempotency_key`` however often it is called; None if `confirm` has
                 nothing to write.
-            max_rerun: How long one run or one write-back may take, 1 ms to 7 days.
+            max_rerun: How long one run may take, 1 ms to 7 days.
+            max_write_back: How long one write-back may take, 1 ms to 7 days; None for ``max_rerun``.
         """
-        if not callable(rerun):
-            raise InvalidSessionInput("rerun", "an async function of one Turn")
-        if write_back is not None and not callable(write_back):
-            raise InvalidSessionInput("write_back", "None, or an async function of one ApplyClaim")
+        inputs.async_function("rerun", rerun)
+        if write_back is not None:
+            inputs.async_function("write_back", write_back)
         self._repository = repository
         self._rerun = rerun
         self._write_back = write_back
         self._max_rerun = inputs.duration("max_rerun", max_rerun)
+        self._max_write_back = (
+            self._max_rerun if max_write_back is None else inputs.duration("max_write_back", max_write_back)
+        )
+
+    def upkeep(self, *, every: timedelta = DEFAULT_EVERY) -> Upkeep:
+        """The upkeep that fits this bridge: its repository, its write-back and its limit.
+
+        Args:
+            every: As `Upkeep` has it.
+        """
+        return Upkeep(self._repository, every=every, write_back=self._write_back, max_write_back=self._max_write_back)
 
     async def start(
         self,
@@ -152,18 +175,21 @@ class SessionBridge:
         message_id: str,
         question_id: str | None = None,
         redelivered: bool = False,
+        has_attachment: bool = False,
     ) -> Handled:
         """Decide on one chat message; if it is the awaited answer, run the graph on it and record what the graph says.
 
         Args:
             question_id: The question that its sender saw, ``session.question_id``; None if it is not known.
             redelivered: Whether the message may have come before. Then one look more finds a session of this
-                conversation that has recorded it, even if nobody governs any more, or another session does.
+                conversation that has recorded it among its last 32, even if nobody governs any more, or another session
+                does. If that was the last thing that happened to its session, the outcome is told once more.
+            has_attachment: Whether a blank text is an answer: a photo, a voice note.
 
         Returns:
             `FreeChat` if ordinary chat answers; `Asked`, `PreviewShown`, `Closed`, `RerunFailed`, `TimedOut` or
             `Superseded` after a run; `Asked` without a run for a blank text; `Held` while somebody is at work;
-            `AlreadyHandled` if the message's outcome was recorded before.
+            `AlreadyHandled` if the message's outcome was recorded before, or with ``redelivered`` that outcome again.
 
         Raises:
             SessionNotFound: This user has no such session as ``question_id`` names.
@@ -178,7 +204,8 @@ class SessionBridge:
         user_id = inputs.integer("user_id", user_id)
         conversation_id = inputs.identifier("conversation_id", conversation_id)
         message_id = inputs.identifier("message_id", message_id)
-        is_blank = not inputs.text("text", text)
+        text = _checked_text(text)
+        is_blank = not inputs.flag("has_attachment", has_attachment) and not text.strip()
         named = inputs.question_named(question_id)
         redelivered = inputs.flag("redelivered", redelivered)
 
@@ -186,7 +213,7 @@ class SessionBridge:
         session = route.session
         standing = question_standing(session, session.status) if session is not None else None
         if named is not None and named != standing:
-            return await self._stale(user_id, named, message_id, session)
+            return await self._stale(user_id, named, message_id, session, redelivered=redelivered)
         further = redelivered and named is None
         handled = await self._handled(session, user_id, conversation_id, message_id, further=further)
         if handled is not None or session is None:
@@ -222,7 +249,7 @@ class SessionBridge:
             One for the claim and one for the outcome, and a renewal each third of a lease.
         """
         message_id = inputs.identifier("message_id", message_id)
-        inputs.text("text", text)
+        text = _checked_text(text)
         since = asyncio.get_running_loop().time()
         try:
             claim = await self._repository.claim_refinement(
@@ -259,7 +286,7 @@ class SessionBridge:
             preview_id=preview_id,
             repository=self._repository,
             write_back=self._write_back,
-            within=self._max_rerun,
+            within=self._max_write_back,
         )
 
     async def dismiss(self, user_id: int, session_id: str, *, reason: str = "") -> Dismissed | Held:
@@ -296,14 +323,24 @@ class SessionBridge:
         message_id: str,
         *,
         further: bool,
-    ) -> AlreadyHandled | None:
-        """Whether a message was handled: by who governs, or ``further`` by any session of the conversation."""
+    ) -> Handled | None:
+        """What came of a message before: by who governs, or ``further`` by any session of the conversation."""
         if governing is not None and message_id in governing.answered_reply_ids:
-            return AlreadyHandled(governing)
+            return await self._told_again(governing, message_id) if further else AlreadyHandled(governing)
         if not further:
             return None
         before = await self._repository.find_by_reply(message_id, user_id=user_id, conversation_id=conversation_id)
-        return None if before is None else AlreadyHandled(before)
+        return None if before is None else await self._told_again(before, message_id)
+
+    async def _told_again(self, session: ActiveScheduleSessionSnapshot, message_id: str) -> Handled:
+        """The outcome of a message that was recorded last, for a front end that died before it could show it."""
+        is_latest = session.answered_reply_ids[-1] == message_id and session.lease is None
+        if not is_latest or self._repository.present_status(session) is not session.status:
+            return AlreadyHandled(session)
+        history = await self._repository.history(session.session_id, user_id=session.user_id)
+        shown = OUTCOME_OF_CALL.get(history[-1].call) if history else None
+        is_same = shown is not None and history[-1].to_status is session.status
+        return shown(session) if shown is not None and is_same else AlreadyHandled(session)
 
     async def _moved_on(self, user_id: int, conversation_id: str, message_id: str, *, redelivered: bool) -> Handled:
         """The session left its question between the route and the claim: look once more, and claim nothing."""
@@ -314,7 +351,13 @@ class SessionBridge:
         return handled or FreeChat()
 
     async def _stale(
-        self, user_id: int, named: Question, message_id: str, session: ActiveScheduleSessionSnapshot | None
+        self,
+        user_id: int,
+        named: Question,
+        message_id: str,
+        session: ActiveScheduleSessionSnapshot | None,
+        *,
+        redelivered: bool,
     ) -> Handled:
         """A question was named that does not stand here: refuse, unless the message was handled before."""
         standing = None
@@ -323,6 +366,6 @@ class SessionBridge:
         else:
             session = await self._repository.get(named.session_id, user_id=user_id)
         if message_id in session.answered_reply_ids:
-            return AlreadyHandled(session)
+            return await self._told_again(session, message_id) if redelivered else AlreadyHandled(session)
         about = SessionRef.of(session, self._repository.present_status(session))
         raise StaleReply(about, current_question_number=None if standing is None else standing.number)

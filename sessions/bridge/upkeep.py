@@ -14,10 +14,10 @@ from sessions.bridge.leased_work import DEFAULT_MAX_RERUN, log_failure, reason_o
 from sessions.bridge.outcomes import Applied, ApplyFailed
 from sessions.bridge.write_back import WriteBack, write_back_for
 from sessions.domain import inputs
-from sessions.domain.errors import InvalidSessionInput, SessionError
+from sessions.domain.errors import SessionError
 from sessions.domain.models import ActiveScheduleSessionSnapshot
 from sessions.repository import SessionRepository
-from sessions.tasks import stopped
+from sessions.tasks import in_background, stopped
 
 logger = logging.getLogger("sessions")
 
@@ -36,7 +36,12 @@ class Upkeep:
     """
 
     def __init__(
-        self, repository: SessionRepository, *, every: timedelta = DEFAULT_EVERY, write_back: WriteBack | None = None
+        self,
+        repository: SessionRepository,
+        *,
+        every: timedelta = DEFAULT_EVERY,
+        write_back: WriteBack | None = None,
+        max_write_back: timedelta = DEFAULT_MAX_RERUN,
     ) -> None:
         """Prepare the upkeep of a repository; entering it as an async context manager starts it.
 
@@ -45,12 +50,14 @@ class Upkeep:
             every: The pause between two rounds, 1 ms to 7 days; each is up to a quarter shorter or longer, and they
                 grow while the store does not answer.
             write_back: The bridge's; None leaves interrupted write-backs to the next `SessionBridge.confirm`.
+            max_write_back: How long one write-back may take, 1 ms to 7 days; no less than the bridge's.
 
         Raises:
             InvalidSessionInput: An argument is outside its limits.
         """
-        if write_back is not None and not callable(write_back):
-            raise InvalidSessionInput("write_back", "None, or an async function of one ApplyClaim")
+        if write_back is not None:
+            inputs.async_function("write_back", write_back)
+        self._max_write_back = inputs.duration("max_write_back", max_write_back)
         self._repository = repository
         self._every = inputs.duration("every", every)
         self._write_back = write_back
@@ -64,9 +71,7 @@ class Upkeep:
         if self._write_back is not None:
             # A loop of its own: a slow write-back keeps nobody's conversation held.
             rounds.append(self._finish_interrupted)
-        self._tasks += [
-            asyncio.create_task(self._repeat(once), name=f"sessions: upkeep, {once.__name__}") for once in rounds
-        ]
+        self._tasks += [in_background(self._repeat(once), f"sessions: upkeep, {once.__name__}") for once in rounds]
         return self
 
     async def __aexit__(
@@ -131,7 +136,7 @@ class Upkeep:
                 preview_id=session.current_preview_id,
                 repository=self._repository,
                 write_back=self._write_back,
-                within=DEFAULT_MAX_RERUN,
+                within=self._max_write_back,
             )
         except SessionError as error:
             logger.warning("upkeep: an interrupted write-back is not finished yet: %s", error)

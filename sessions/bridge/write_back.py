@@ -73,14 +73,15 @@ async def write_back_for(
     try:
         async with renewed(claim, lambda: repository.renew(claim), since=since) as renewal:
             ending = await run(write, claim, renewal=renewal, within=within)
-            return await _record(repository, claim, ending)
+            # What has been done is recorded, whatever time limit its caller had for the whole.
+            return await to_the_end(_record(repository, claim, ending), inherits=False)
     except (LeaseLost, SessionNotFound) as lost:
         return Superseded(lost.session or claim.session)
     except TransitionConflict as error:
         return _confirmed(error)
     except (Exception, asyncio.CancelledError):
         if not has_begun:
-            await to_the_end(give_back(claim, repository.release(claim, reason=STOPPED)))
+            await to_the_end(give_back(claim, repository.release(claim, reason=STOPPED)), inherits=False)
         raise
 
 

@@ -78,7 +78,7 @@ class CachedRouter:
 
         Args:
             user_id: 1 to 2**63 - 1.
-            conversation_id: 1 to 128 characters.
+            conversation_id: 1 to 256 characters.
 
         Returns:
             The route; what lapses or expires changes it at that moment.

@@ -116,9 +116,9 @@ class Listener(CacheListener):
         """A write of this process was acknowledged: what it changed is looked up anew, at once."""
         session_id, revision = document["_id"], document["revision"]
         self._own_writes.note(session_id, revision)
-        if document["conversation_id"] is None:
+        if (conversation_id := document.get("conversation_id")) is None:
             return
-        key = (document["user_id"], document["conversation_id"])
+        key = (document["user_id"], conversation_id)
         if not self._shows(key, document, revision):
             self._evict(key)
 

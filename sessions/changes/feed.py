@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from operator import methodcaller
-from time import monotonic
 from typing import Any, Final, Protocol
 from weakref import WeakSet
 
 from sessions.backoff import Backoff
 from sessions.domain.errors import SessionRef, StoreUnavailable, WatchInterrupted, WriteOutcome
-from sessions.domain.models import ActiveScheduleSessionSnapshot, to_snapshot
+from sessions.domain.models import ActiveScheduleSessionSnapshot
+from sessions.steady_clock import steady
+from sessions.store.reading import readable
 from sessions.tasks import forget, in_background, stopped, to_the_end, until_set
 
 logger = logging.getLogger("sessions")
@@ -59,13 +60,7 @@ class Event:
         """The document as a value, made once for all who want it; None for what no repository has written."""
         if self.document is None:
             return None
-        try:
-            return to_snapshot(self.document)
-        except (ValueError, KeyError) as error:
-            # Not the error's text, which quotes the document.
-            kind = type(error).__name__
-            logger.warning("a change of %s is passed over, it is no session of ours (%s)", self.session_id, kind)
-            return None
+        return next(readable([dict(self.document)]), None)
 
 
 def to_event(change: Mapping[str, Any]) -> Event:
@@ -275,7 +270,7 @@ class Feed:
         try:
             while self._followers and wait <= self._wait:
                 await self._until_room()
-                started = monotonic()
+                started = steady()
                 reading = asyncio.create_task(stream.try_next(), name="sessions: reading the change stream")
                 await self._answered(reading, primary)
                 change = reading.result()
@@ -311,7 +306,7 @@ class Feed:
 
     async def _answered(self, reading: "asyncio.Task[dict[str, Any] | None]", primary: object) -> None:
         """Wait for a read; give it up if the primary changes meanwhile, or if the answer is overdue."""
-        overdue = monotonic() + self._wait + self._patience
+        overdue = steady() + self._wait + self._patience
         while True:
             await asyncio.wait({reading}, timeout=_PRIMARY_LOOK)
             # An old primary goes on answering, that nothing has happened.
@@ -319,7 +314,7 @@ class Feed:
                 raise _lost("the primary changed")
             if reading.done():
                 return
-            if monotonic() > overdue:
+            if steady() > overdue:
                 raise _lost("the server does not answer")
 
 

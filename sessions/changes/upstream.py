@@ -1,14 +1,15 @@
 """What a cache of routes gets of its repository."""
 
 from datetime import datetime
-from time import monotonic
 
 from sessions.changes.feed import Feed, Feeds, Follower
 from sessions.domain.errors import SessionRef
-from sessions.domain.models import ActiveScheduleSessionSnapshot, to_snapshot
+from sessions.domain.models import ActiveScheduleSessionSnapshot
+from sessions.steady_clock import steady
 from sessions.store import reads
 from sessions.store.clock import Clock, ServerClock
 from sessions.store.observed_collection import ObservedCollection, WriteObserver
+from sessions.store.reading import to_snapshot
 
 
 class CacheListener(Follower, WriteObserver):
@@ -35,7 +36,7 @@ class CacheUpstream:
         self._server_clock = clock if isinstance(clock, ServerClock) else self._own_clock
         self.timeout = collection.timeout
         self.now = clock.reading if isinstance(clock, ServerClock) else clock.now
-        self.monotonic = monotonic
+        self.monotonic = steady
         self.primary = collection.primary
         self.confirm_primary = collection.confirm_primary
 

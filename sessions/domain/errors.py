@@ -12,6 +12,7 @@ SessionError
 ├── LeaseLost             409  the claim was taken over, given back or ended
 ├── WatchInterrupted      410  changes cannot be followed from there, or not on this server
 ├── StoreUnavailable      503  no primary answered in time; ``outcome`` says whether it may have written
+├── SessionDamaged        500  the stored document of the session cannot be read
 └── IndexesMissing        503  the database does not hold the governor index
 """
 
@@ -240,6 +241,21 @@ class WatchInterrupted(SessionError):
         self.needs_replica_set = needs_replica_set
 
 
+class SessionDamaged(SessionError):
+    """The stored document of the session cannot be read: a field is missing, of a wrong type or beyond its limit.
+
+    Attributes:
+        fields: The names of the fields; never what they hold.
+    """
+
+    http_status: ClassVar[int] = 500
+
+    def __init__(self, *, session_id: str | None, user_id: int | None, fields: tuple[str, ...]) -> None:
+        about = SessionRef(session_id=session_id, user_id=user_id)
+        super().__init__(about, f"the stored document is damaged in {', '.join(fields)}: put these right, or delete it")
+        self.fields = fields
+
+
 class WriteOutcome(StrEnum):
     """What is known of a write that met an unavailable store."""
 
@@ -252,17 +268,21 @@ class StoreUnavailable(SessionError):
 
     Attributes:
         outcome: ``not_written``, or ``unknown`` if the write may have happened.
+        may_pass: Whether trying again can help. A missing right, a validator or a foreign unique index cannot pass.
     """
 
     http_status: ClassVar[int] = 503
 
-    def __init__(self, about: SessionRef, *, outcome: WriteOutcome, cause: str) -> None:
+    def __init__(self, about: SessionRef, *, outcome: WriteOutcome, cause: str, may_pass: bool = True) -> None:
         advice = {
             WriteOutcome.NOT_WRITTEN: "nothing was written: try again later",
             WriteOutcome.UNKNOWN: "the write may have happened: repeat the call with the same operation_id",
-        }
-        super().__init__(about, f"the store is unavailable ({cause}); {advice[outcome]}")
+        }[outcome]
+        if not may_pass:
+            advice = "nothing was written, and trying again does not help: put this right first"
+        super().__init__(about, f"the store is unavailable ({cause}); {advice}")
         self.outcome = outcome
+        self.may_pass = may_pass
 
 
 class IndexesMissing(SessionError):

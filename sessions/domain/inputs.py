@@ -1,8 +1,11 @@
 """Raw arguments in; checked ones, or `InvalidSessionInput` with the argument's name and its limit, out."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from enum import Enum
+from types import FunctionType, MethodType
 from typing import Final, TypeVar
 
 from sessions.domain.errors import InvalidSessionInput
@@ -133,16 +136,33 @@ def ahead(argument: str, value: datetime | None, *, now: datetime) -> datetime |
     return value
 
 
+def async_function(argument: str, value: object) -> None:
+    """A coroutine function, or what gives something to await: one that is none would be carried out, and then fail."""
+    called = value
+    while isinstance(called, functools.partial):
+        called = called.func
+    if not callable(called):
+        raise InvalidSessionInput(argument, "an async function")
+    code = inspect.unwrap(called)
+    if not isinstance(code, FunctionType | MethodType):
+        code = type(code).__call__
+    # A lambda has no `async` of its own.
+    if inspect.isfunction(code) or inspect.ismethod(code):
+        is_async = inspect.iscoroutinefunction(code) or code.__name__ == "<lambda>"
+        if not is_async:
+            raise InvalidSessionInput(argument, "an async function: define it by `async def`")
+
+
 def question_named(question_id: object) -> Question | None:
     """The session and the number that a ``question_id`` names."""
     if question_id is None:
         return None
-    wanted = InvalidSessionInput("question_id", "None, or the `question_id` of a session: <session_id>:<number>")
+    wanted = InvalidSessionInput("question_id", "None, or the `question_id` of a session")
     if not isinstance(question_id, str):
         raise wanted
-    session_id, _, number = question_id.rpartition(":")
     try:
-        named = Question(identifier("session_id", session_id), integer("question_number", int(number)))
+        session_id, created_ms, number = question_id.rsplit(":", 2)
+        named = Question(identifier("session_id", session_id), int(created_ms), integer("question_number", int(number)))
     except ValueError as error:
         raise wanted from error
     if str(named) != question_id:

@@ -123,19 +123,21 @@ class DurationLimit:
 
 
 _SHORT_ID: Final = IdentifierLimit(64)
-_REPLY: Final = IdentifierLimit(128)
+_ID: Final = IdentifierLimit(128)
+# Chat platforms send ids of conversations and messages of more than 150 characters.
+_OF_A_CHANNEL: Final = IdentifierLimit(256)
 _WORK: Final = DurationLimit(timedelta(milliseconds=1), timedelta(days=7))
 
 IDENTIFIERS: Final[Mapping[str, IdentifierLimit]] = {
     "session_id": _SHORT_ID,
-    "conversation_id": IdentifierLimit(128),
-    "trigger_id": _SHORT_ID,
-    "preview_id": _SHORT_ID,
-    "candidate_id": _SHORT_ID,
-    "notification_id": _SHORT_ID,
+    "conversation_id": _OF_A_CHANNEL,
+    "trigger_id": _ID,
+    "preview_id": _ID,
+    "candidate_id": _ID,
+    "notification_id": _ID,
     "operation_id": _SHORT_ID,
-    "reply_id": _REPLY,
-    "message_id": _REPLY,
+    "reply_id": _OF_A_CHANNEL,
+    "message_id": _OF_A_CHANNEL,
 }
 TEXTS: Final[Mapping[str, TextLimit]] = {
     "pending_question": TextLimit(4_000),
@@ -156,6 +158,7 @@ DURATIONS: Final[Mapping[str, DurationLimit]] = {
     "lease": _WORK,
     "timeout": DurationLimit(timedelta(milliseconds=1), timedelta(hours=1)),
     "max_rerun": _WORK,
+    "max_write_back": _WORK,
     "every": _WORK,
     "heartbeat": _WORK,
     "max_staleness": DurationLimit(timedelta(milliseconds=10), timedelta(hours=1)),

@@ -1,9 +1,8 @@
 """The frozen values that service, repository and cache share; none of them does I/O or takes a decision."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple
 
@@ -12,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, SerializerFunctionWr
 from sessions.domain.lifecycle import LeaseKind, SessionStatus
 from sessions.domain.limits import IDENTIFIERS, TEXT_LISTS, TEXTS, checked_moment
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UtcMoment = Annotated[datetime, AfterValidator(checked_moment)]
 
 
@@ -57,13 +57,17 @@ class Lease(BaseModel):
 
 
 class Question(NamedTuple):
-    """One question of one session; its text is the ``question_id``, by which a reply says what it answers."""
+    """One question of one session; its text is the ``question_id``, by which a reply says what it answers.
+
+    A session that is made again after a purge has the id of the one before it, so its creation belongs to the name.
+    """
 
     session_id: str
+    created_ms: int
     number: int
 
     def __str__(self) -> str:
-        return f"{self.session_id}:{self.number}"
+        return f"{self.session_id}:{self.created_ms}:{self.number}"
 
 
 class ActiveScheduleSessionSnapshot(BaseModel):
@@ -95,7 +99,16 @@ class ActiveScheduleSessionSnapshot(BaseModel):
     @property
     def question(self) -> Question:
         """The question asked last, whether it still stands or not."""
-        return Question(self.session_id, self.question_number)
+        return Question(self.session_id, self._created_ms, self.question_number)
+
+    @property
+    def key_prefix(self) -> str:
+        """Begins every idempotency key of this session, and of no other one, purged ones included."""
+        return f"{self.session_id}:{self._created_ms}"
+
+    @property
+    def _created_ms(self) -> int:
+        return (self.created_at - _EPOCH) // timedelta(milliseconds=1)
 
 
 class Transition(BaseModel):
@@ -170,7 +183,7 @@ class ApplyClaim(HeldClaim):
     @property
     def idempotency_key(self) -> str:
         """The same for each write-back of one preview, so that the target can tell a repetition."""
-        return f"{self.session.session_id}:{self.session.current_preview_id}"
+        return f"{self.session.key_prefix}:{self.session.current_preview_id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +199,7 @@ class RerunClaim(HeldClaim):
     @property
     def idempotency_key(self) -> str:
         """The same for each rerun of one message, for the graph's own side effects."""
-        return f"{self.session.session_id}:{self.reply_id}"
+        return f"{self.session.key_prefix}:{self.reply_id}"
 
 
 Claim = RerunClaim | ApplyClaim
@@ -224,19 +237,3 @@ def apply_claim_of(session: ActiveScheduleSessionSnapshot, lease: timedelta) -> 
         expires_at=held.expires_at,
         lease=lease,
     )
-
-
-def to_snapshot(raw: Mapping[str, Any]) -> ActiveScheduleSessionSnapshot:
-    """A stored document as a value; the history is left out."""
-    values = {name: value for name, value in raw.items() if name not in ("_id", "history")}
-    return ActiveScheduleSessionSnapshot.model_validate({**values, "session_id": raw["_id"]})
-
-
-def to_transitions(raw: Mapping[str, Any]) -> list[Transition]:
-    """A stored history, each entry with the status before it."""
-    entries = raw.get("history", [])
-    before = [None, *(entry["to_status"] for entry in entries)]
-    return [
-        Transition.model_validate({**entry, "from_status": came_from})
-        for came_from, entry in zip(before, entries, strict=False)
-    ]

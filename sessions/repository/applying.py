@@ -4,10 +4,11 @@ from datetime import timedelta
 
 from sessions.domain import inputs
 from sessions.domain.lifecycle import CallName
-from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, apply_claim_of, to_snapshot
+from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, apply_claim_of
 from sessions.repository.engine import Engine
 from sessions.store import reads, writes
 from sessions.store.clients import ClientSession
+from sessions.store.reading import readable
 
 
 class Applying(Engine):
@@ -88,4 +89,11 @@ class Applying(Engine):
             One ``find``.
         """
         lookup = reads.interrupted(self._clock.now(), limit=inputs.integer("limit", limit))
-        return [to_snapshot(raw) for raw in await self._collection.for_one_call().find(lookup)]
+        unreadable: list[str] = []
+        while True:
+            found = await self._collection.for_one_call().find(reads.but_for(lookup, unreadable))
+            sessions = list(readable(found))
+            if sessions or len(found) < lookup.limit:
+                return sessions
+            # Nothing but damaged documents: those behind them are not to wait for ever.
+            unreadable += [raw["_id"] for raw in found]

@@ -6,12 +6,13 @@ from datetime import datetime
 from sessions.domain import inputs
 from sessions.domain.errors import ConflictReason, InvalidSessionInput, SessionExists, SessionRef, TransitionConflict
 from sessions.domain.lifecycle import CallName, SessionStatus
-from sessions.domain.models import ActiveScheduleSessionSnapshot, derive_session_id, to_snapshot
+from sessions.domain.models import ActiveScheduleSessionSnapshot, derive_session_id
 from sessions.repository.engine import RETRIES, Engine
 from sessions.store import writes
 from sessions.store.calls import CreationCall
 from sessions.store.clients import ClientSession
 from sessions.store.collection import DuplicateKey, StoreCall
+from sessions.store.reading import to_snapshot
 from sessions.tasks import to_the_end
 
 

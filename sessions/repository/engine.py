@@ -21,14 +21,15 @@ from sessions.domain.errors import (
 )
 from sessions.domain.expiry import counts_as, has_expired
 from sessions.domain.lifecycle import CallName, LeaseKind, SessionStatus
-from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, RerunClaim, to_snapshot
+from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, RerunClaim
 from sessions.repository.refusals import Exhausted, Found, Lapsed, Raced, Refused, Replayed, explain
 from sessions.store import reads, writes
 from sessions.store.calls import Call, HolderCall
 from sessions.store.clients import ClientSession
 from sessions.store.clock import Clock
-from sessions.store.collection import DuplicateKey, SessionCollection, StoreCall
+from sessions.store.collection import DuplicateKey, SessionCollection, StoreCall, UpdateRefused
 from sessions.store.document import GOVERNOR_FIELDS
+from sessions.store.reading import to_snapshot
 from sessions.store.updates import RawDocument
 from sessions.store.writes import Write
 from sessions.tasks import to_the_end, to_the_end_or_undone
@@ -161,6 +162,10 @@ class Engine:
                 found = await self._found(store.outside(), call, at)
                 await self._make_way(store, call, found, error, at)
                 continue
+            except UpdateRefused as error:
+                found = await self._found(store, call, at)
+                call = await self._without_nulls(store, call, found, error)
+                continue
             if stored is not None:
                 return to_snapshot(stored)
             found = await self._found(store, call, at)
@@ -223,7 +228,7 @@ class Engine:
         about = call.about if found is None else found.about
         if error.fields - {"_id"} and error.fields != GOVERNOR_FIELDS:
             cause = f"a unique index that this library does not declare, on {', '.join(sorted(error.fields))}"
-            raise StoreUnavailable(about, outcome=WriteOutcome.NOT_WRITTEN, cause=cause) from error
+            raise StoreUnavailable(about, outcome=WriteOutcome.NOT_WRITTEN, cause=cause, may_pass=False) from error
         rival = await self._rival(store.outside(), call, found)
         if store.is_within or (rival is not None and counts_as(rival, at).intercepts):
             raise ConversationBusy(about, governing_session_id=rival.session_id if rival else None)
@@ -247,11 +252,25 @@ class Engine:
             writes.narrowed(write, session), about=SessionRef.of(session, counts_as(session, at))
         )
 
+    async def _without_nulls(
+        self, store: StoreCall, call: AnyCall, found: Found | None, error: UpdateRefused
+    ) -> AnyCall:
+        """Remove the fields that another writer left null, for another try; refuse if that is not what was wrong."""
+        if found is None or not found.nulls or store.is_within:
+            about = call.about if found is None else found.about
+            cause = "the stored document has a field of another kind than the update asks for"
+            raise StoreUnavailable(about, outcome=WriteOutcome.NOT_WRITTEN, cause=cause, may_pass=False) from error
+        mend = writes.narrowed(writes.without_nulls(*found.nulls), found.session)
+        mended = await store.find_one_and_update(mend, about=found.about)
+        return self._moved_on(call, found, mended)
+
     async def _put_back_first(self, store: StoreCall, call: AnyCall, found: Found) -> AnyCall:
-        swept = await self._sweep_one(store, found.session, found.at)
-        if swept is not None and call.expected_revision == found.session.revision:
-            # The caller's revision was right; it is this call's own sweep that moved it on.
-            return replace(call, expected_revision=swept["revision"])
+        return self._moved_on(call, found, await self._sweep_one(store, found.session, found.at))
+
+    def _moved_on(self, call: AnyCall, found: Found, stored: RawDocument | None) -> AnyCall:
+        if stored is not None and call.expected_revision == found.session.revision:
+            # The caller's revision was right; it is this call's own write that moved it on.
+            return replace(call, expected_revision=stored["revision"])
         return call
 
     async def _fail_exhausted(self, store: StoreCall, call: Call, found: Found) -> None:

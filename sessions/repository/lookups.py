@@ -10,10 +10,11 @@ from sessions.domain import inputs, limits
 from sessions.domain.errors import InvalidSessionInput, SessionNotFound, SessionRef
 from sessions.domain.expiry import route_of
 from sessions.domain.lifecycle import ALL, SessionStatus
-from sessions.domain.models import ActiveScheduleSessionSnapshot, Page, Route, Transition, to_snapshot, to_transitions
+from sessions.domain.models import ActiveScheduleSessionSnapshot, Page, Route, Transition
 from sessions.repository.engine import Engine
 from sessions.store import reads
 from sessions.store.clients import ClientSession
+from sessions.store.reading import readable, to_snapshot, to_transitions
 from sessions.store.reads import Lookup
 from sessions.store.updates import RawDocument
 
@@ -21,8 +22,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_CURSOR = 512
 
 
-def _to_cursor(session: ActiveScheduleSessionSnapshot) -> str:
-    place = [(session.updated_at - _EPOCH) // timedelta(milliseconds=1), session.session_id]
+def _to_cursor(last: RawDocument) -> str:
+    place = [(last["updated_at"] - _EPOCH) // timedelta(milliseconds=1), last["_id"]]
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
 
 
@@ -207,5 +208,4 @@ class Lookups(Engine):
         limit = inputs.integer("limit", limit, limit=limits.INTEGERS["page limit"])
         lookup = reads.page(user_id, _checked_statuses(statuses), limit=limit, after=_from_cursor(after))
         found = await self._collection.for_one_call().find(lookup, about=SessionRef(user_id=user_id))
-        sessions = tuple(to_snapshot(raw) for raw in found[:limit])
-        return Page(sessions, after=_to_cursor(sessions[-1]) if len(found) > limit else None)
+        return Page(tuple(readable(found[:limit])), after=_to_cursor(found[limit - 1]) if len(found) > limit else None)

@@ -19,8 +19,9 @@ from sessions.domain.errors import (
 from sessions.domain.expiry import counts_as, has_lapsed_lease, has_live_lease, question_standing
 from sessions.domain.lifecycle import ALL, CALLS, LEASES, CallName, LeaseKind, SessionStatus
 from sessions.domain.limits import to_millisecond
-from sessions.domain.models import ActiveScheduleSessionSnapshot, Claim, Transition, to_snapshot, to_transitions
+from sessions.domain.models import ActiveScheduleSessionSnapshot, Claim, Transition
 from sessions.store.calls import Call, HolderCall
+from sessions.store.reading import nulls_in, to_snapshot, to_transitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +33,20 @@ class Found:
         history: Its transitions.
         at: When it was judged.
         status: What its status counts as then.
+        nulls: Fields that another writer left null, and that an update may stumble over.
     """
 
     session: ActiveScheduleSessionSnapshot
     history: list[Transition]
     at: datetime
     status: SessionStatus
+    nulls: tuple[str, ...]
 
     @classmethod
     def of(cls, raw: Mapping[str, Any], at: datetime) -> Self:
         """Read a stored document."""
         session = to_snapshot(raw)
-        return cls(session, to_transitions(raw), at, counts_as(session, at))
+        return cls(session, to_transitions(raw), at, counts_as(session, at), nulls_in(raw))
 
     @property
     def about(self) -> SessionRef:

@@ -33,8 +33,8 @@ class SessionRepository(Creation, Lookups, Binding, Claims, Outcomes, Applying, 
     text gives what differs from this.
 
     Arguments:
-        - ``session_id``, ``trigger_id``, ``preview_id``, ``candidate_id``, ``notification_id``: 1 to 64 characters;
-          ``conversation_id``, ``reply_id``: 1 to 128. Instead of an optional one None clears the field.
+        - ``session_id``: 1 to 64 characters. ``trigger_id``, ``preview_id``, ``candidate_id``, ``notification_id``: 1
+          to 128. ``conversation_id``, ``reply_id``: 1 to 256. Instead of an optional one None clears the field.
         - ``user_id``: the owner, 1 to 2**63 - 1. Another user's session counts as missing.
         - ``operation_id``: names one call and all its retries, 1 to 64 characters; None for one of its own. A replay
           writes nothing and returns what the first one would.
@@ -60,6 +60,7 @@ class SessionRepository(Creation, Lookups, Binding, Claims, Outcomes, Applying, 
         StoreUnavailable: No primary answered within the repository's ``timeout``.
         SessionNotFound: This user has no such session; of a holder's call: it is gone.
         LeaseLost: (A holder's call) the claim was taken over, given back or ended.
+        SessionDamaged: The stored document cannot be read; lists and sweeps pass over it.
         TransitionConflict: Somebody was first; ``reason`` says how. ``operation_id_reused`` and ``raced`` can meet any
             call that changes a session.
 

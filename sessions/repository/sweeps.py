@@ -3,9 +3,12 @@
 from datetime import datetime
 
 from sessions.domain import inputs
+from sessions.domain.errors import SessionDamaged
 from sessions.domain.lifecycle import ALL, LeaseKind, SessionStatus
 from sessions.repository.engine import Engine
 from sessions.store import reads, writes
+from sessions.store.collection import UpdateRefused
+from sessions.store.reading import COUNTED_OR_NESTED, pass_over, to_snapshot, to_transitions
 from sessions.store.reads import Lookup
 from sessions.store.writes import Write
 from sessions.tasks import to_the_end
@@ -17,12 +20,45 @@ class Sweeps(Engine):
     async def _batch(self, lookup: Lookup) -> list[str]:
         return [raw["_id"] for raw in await self._collection.for_one_call().find(lookup)]
 
-    async def _sweep(self, session_ids: list[str], write: Write) -> int:
+    async def _swept(self, lookup: Lookup, *sweeps: Write) -> int:
+        """Carry sweeps out on one batch; how many sessions they changed."""
+        damaged: list[str] = []
+        while True:
+            batch, before = await self._batch(reads.but_for(lookup, damaged)), len(damaged)
+            swept = sum([await self._sweep(batch, sweep, damaged) for sweep in sweeps])
+            # A batch of nothing but damaged documents does not keep those behind it from being swept.
+            if swept or len(damaged) == before or len(batch) < lookup.limit:
+                return swept
+
+    async def _sweep(self, session_ids: list[str], sweep: Write, damaged: list[str]) -> int:
         # The guard stands in the filter again: what changed since the batch was read is left alone.
         if not session_ids:
             return 0
-        update = writes.narrowed_to(write, session_ids)
-        return await to_the_end(self._collection.for_one_call().update_many(update))
+        try:
+            return await self._update_many(writes.narrowed_to(sweep, session_ids))
+        except UpdateRefused:
+            # One of them has a field of another kind than the update asks for: the others do not wait for it.
+            return sum([await self._sweep_one_by_one(session_id, sweep, damaged) for session_id in session_ids])
+
+    async def _sweep_one_by_one(self, session_id: str, sweep: Write, damaged: list[str]) -> int:
+        if session_id in damaged:
+            return 0
+        try:
+            return await self._update_many(writes.narrowed_to(sweep, [session_id]))
+        except UpdateRefused:
+            mends = [writes.narrowed_to(writes.without_nulls(name), [session_id]) for name in COUNTED_OR_NESTED]
+        if sum([await self._update_many(mend) for mend in mends]):
+            return await self._sweep_one_by_one(session_id, sweep, damaged)
+        for raw in await self._collection.for_one_call().find(Lookup({"_id": session_id}, projection=None)):
+            try:
+                to_snapshot(raw), to_transitions(raw)
+            except SessionDamaged as error:
+                pass_over(error)
+        damaged.append(session_id)
+        return 0
+
+    async def _update_many(self, write: Write) -> int:
+        return await to_the_end(self._collection.for_one_call().update_many(write))
 
     async def expire_due(self, *, limit: int = 1000) -> int:
         """End sessions that are past their ``expires_at`` with nobody at work on them.
@@ -35,7 +71,7 @@ class Sweeps(Engine):
         """
         limit = inputs.integer("limit", limit)
         at = self._clock.now()
-        return await self._sweep(await self._batch(reads.due(at, limit=limit)), writes.expire(at))
+        return await self._swept(reads.due(at, limit=limit), writes.expire(at))
 
     async def recover_stalled(self, *, limit: int = 1000) -> int:
         """Give back what dead workers hold: a reply to its question, a refinement to its preview.
@@ -51,14 +87,13 @@ class Sweeps(Engine):
         """
         limit = inputs.integer("limit", limit)
         at = self._clock.now()
-        batch = await self._batch(reads.stalled(at, limit=limit))
-        sweeps = (
+        return await self._swept(
+            reads.stalled(at, limit=limit),
             writes.expire(at),
             writes.fail_stalled(at, max_attempts=self._max_attempts),
             writes.put_back_reply(at, max_attempts=self._max_attempts),
             writes.put_back(LeaseKind.REFINEMENT, at),
         )
-        return sum([await self._sweep(batch, write) for write in sweeps])
 
     async def purge(self, *, ended_before: datetime, limit: int = 1000) -> int:
         """Delete sessions that ended before a moment; their triggers can make sessions again.

@@ -31,7 +31,7 @@ class Watching(Engine):
 
         Args:
             user_id: Only this user's sessions, 1 to 2**63 - 1.
-            conversation_id: Only sessions bound to this conversation, 1 to 128 characters.
+            conversation_id: Only sessions bound to this conversation, 1 to 256 characters.
             resume_after: The ``token`` of a change, or of the iterator, that an earlier watch gave.
 
         Returns:

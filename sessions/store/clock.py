@@ -4,15 +4,15 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from time import monotonic
 from typing import Final, Protocol
 
 from sessions.backoff import Backoff
 from sessions.domain.errors import StoreUnavailable
 from sessions.domain.inputs import moment
 from sessions.domain.limits import to_millisecond
+from sessions.steady_clock import steady
 from sessions.store.collection import SessionCollection
-from sessions.tasks import stopped, until_set
+from sessions.tasks import in_background, stopped, until_set
 
 logger = logging.getLogger("sessions")
 
@@ -73,15 +73,15 @@ class ServerClock:
         if self._renewal is not None:
             return
         await self._measure()
-        self._renewal = asyncio.create_task(self._renew(), name="sessions: server clock")
+        self._renewal = in_background(self._renew(), "sessions: server clock")
 
     async def _measure(self) -> None:
         primary = self._collection.primary()
         best: tuple[float, datetime, float] | None = None
         for _ in range(SAMPLES):
-            sent = monotonic()
+            sent = steady()
             told = await self._collection.server_time()
-            received = monotonic()
+            received = steady()
             if best is None or received - sent < best[0]:
                 best = (received - sent, told, (sent + received) / 2)
         if best is not None:
@@ -117,14 +117,14 @@ class ServerClock:
 
     def reading(self) -> datetime:
         """The server's time, to be asked for often: uncut, and without a look at the primary."""
-        return self._server_at_zero + timedelta(seconds=monotonic())
+        return self._server_at_zero + timedelta(seconds=steady())
 
     def monotonic_at(self, told: datetime) -> float | None:
         """When, at the latest, the server's clock showed this, by the monotonic one; None before it was measured."""
         if self._primary is None or self._collection.primary() != self._primary:
             self._stale.set()
             return None
-        age = monotonic() - self._measured_at
+        age = steady() - self._measured_at
         error = self.error.total_seconds() + age * _DRIFT
         return (told - self._server_at_zero).total_seconds() - error
 

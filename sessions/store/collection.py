@@ -7,7 +7,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from time import monotonic
 from typing import Any, Final, TypeVar
 
 import pymongo
@@ -16,9 +15,18 @@ from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from sessions.backoff import Backoff
 from sessions.domain.errors import SessionRef, StoreUnavailable, WriteOutcome
+from sessions.steady_clock import steady
 from sessions.store.change_stream import CLOSE_WITHIN, ChangeStream
 from sessions.store.clients import ClientSession, Database
-from sessions.store.driver_errors import cause_of, interrupting, is_bad_hint, known_of, may_pass
+from sessions.store.driver_errors import (
+    cause_of,
+    interrupting,
+    is_bad_hint,
+    known_of,
+    may_pass,
+    reason_of,
+    update_is_refused,
+)
 from sessions.store.handles import DriverHandles, handles_of
 from sessions.store.reads import Lookup
 from sessions.store.updates import Filter, RawDocument, Stage
@@ -46,6 +54,10 @@ class DuplicateKey(Exception):
     def __init__(self, fields: frozenset[str]) -> None:
         super().__init__(sorted(fields))
         self.fields = fields
+
+
+class UpdateRefused(Exception):
+    """A field of the stored document is of a kind that the update cannot change; it never leaves the package."""
 
 
 class StoreCall:
@@ -94,10 +106,11 @@ class StoreCall:
 
         Raises:
             DuplicateKey: A unique index refused the write.
+            UpdateRefused: A field of the document is of another kind than the update asks for.
             StoreUnavailable: There was no answer in time, or one that cannot pass.
         """
         pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        with pymongo.timeout(max(self._ends - monotonic(), _LEAST_TIME)):
+        with pymongo.timeout(max(self._ends - steady(), _LEAST_TIME)):
             while True:
                 try:
                     return await answered(operation())
@@ -107,12 +120,19 @@ class StoreCall:
                     if self._session is not None:
                         # The transaction's owner must see the driver's labels.
                         raise
+                    if writes and update_is_refused(error):
+                        raise UpdateRefused from error
                     if writes and known_of(error) is WriteOutcome.UNKNOWN:
                         self.in_doubt = True
                     pause = pauses.next()
-                    if not may_pass(error) or monotonic() + pause >= self._ends:
+                    if not may_pass(error) or steady() + pause >= self._ends:
                         outcome = WriteOutcome.UNKNOWN if self.in_doubt else WriteOutcome.NOT_WRITTEN
-                        raise StoreUnavailable(about, outcome=outcome, cause=cause_of(error)) from error
+                        can_pass = reason_of(error) is None
+                        raise StoreUnavailable(
+                            about, outcome=outcome, cause=cause_of(error), may_pass=can_pass
+                        ) from error
+                except self._handles.kind_errors as error:
+                    raise UpdateRefused from error
                 await asyncio.sleep(pause)
 
     async def find(self, lookup: Lookup, *, about: SessionRef = NOBODY) -> list[RawDocument]:
@@ -208,7 +228,7 @@ class SessionCollection:
         return StoreCall(self._handles, ends=self._ends(), session=session, committed=committed)
 
     def _ends(self) -> float:
-        return monotonic() + self.timeout
+        return steady() + self.timeout
 
     async def indexes(self) -> dict[str, dict[str, Any]]:
         """Each index by its name; one that is still being built carries its ``buildUUID``."""

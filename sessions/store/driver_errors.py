@@ -34,6 +34,21 @@ _OUTCOMES: Final[tuple[tuple[type[PyMongoError] | tuple[type[PyMongoError], ...]
 # The network between a router and its shards, and a primary that goes, told by code alone: the write may have happened,
 # and the same command may succeed later.
 _TRANSIENT_CODES: Final = frozenset({6, 7, 64, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
+_FIELD_OF_ANOTHER_KIND: Final = frozenset({2, 14, 28})
+_CANNOT_PASS: Final[Mapping[int, str]] = {
+    # The names are the server's: https://www.mongodb.com/docs/v6.0/reference/error-codes/
+    13: "the user lacks a right for this",
+    18: "the server refused the user or the password",
+    20: "this server does not allow it",
+    73: "a name is not one that the server accepts",
+    121: "a validator of the collection refuses the document",
+    166: "the collection is a view",
+    323: "the strict stable API does not have this command",
+    10334: "the document is too large",
+    17419: "the document is too large",
+    17420: "the document is too large",
+    **dict.fromkeys((2, 9, 14, 28, 52, 59, 72), "the server refuses the command as it is"),
+}
 _PASSES: Final = (ConnectionFailure, WriteConcernError)
 _INTERRUPTS: Final[Mapping[int, str]] = {
     286: "the server no longer holds the changes since the token",
@@ -43,6 +58,21 @@ _INTERRUPTS: Final[Mapping[int, str]] = {
     40573: "a standalone server has no change streams",
 }
 _STANDALONE: Final = 40573
+
+
+def reason_of(error: PyMongoError) -> str | None:
+    """Why the same command can never succeed as things are; None if it may pass by itself."""
+    if isinstance(error, InvalidOperation):
+        return "the client is closed"
+    if isinstance(error, ConfigurationError) and not isinstance(error, ServerSelectionTimeoutError):
+        return "the client is configured wrongly"
+    code = getattr(error, "code", None)
+    return None if code is None else _CANNOT_PASS.get(code)
+
+
+def update_is_refused(error: PyMongoError) -> bool:
+    """Whether a field of the stored document is of a kind that the update cannot change."""
+    return isinstance(error, OperationFailure) and error.code in _FIELD_OF_ANOTHER_KIND
 
 
 def is_transient(error: PyMongoError) -> bool:
@@ -71,8 +101,9 @@ def may_pass(error: PyMongoError) -> bool:
 
 def cause_of(error: PyMongoError) -> str:
     """Kind and code of an error; not its text, which may quote a document or the connection string."""
-    code = getattr(error, "code", None)
-    return type(error).__name__ if code is None else f"{type(error).__name__}, code {code}"
+    code, reason = getattr(error, "code", None), reason_of(error)
+    told = type(error).__name__ if code is None else f"{type(error).__name__}, code {code}"
+    return told if reason is None else f"{reason}: {told}"
 
 
 @contextmanager

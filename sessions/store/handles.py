@@ -4,7 +4,7 @@ from collections.abc import Awaitable
 from datetime import UTC
 from typing import Any, Final
 
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import ReadPreference
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
@@ -34,16 +34,25 @@ class DriverHandles:
             read the past (*measured*).
         committed: The same, read as a majority has acknowledged it.
         is_server: Whether a server answers commands, and has a clock.
+        kind_errors: What is raised, beside the driver's own errors, when an update meets a field of another kind.
     """
 
     is_server = True
+    kind_errors: tuple[type[Exception], ...] = ()
     plain: Any
     settled: Any
     committed: Any
 
     def __init__(self, database: Database) -> None:
         self.database: Any = database
-        codec: CodecOptions[Any] = CodecOptions(document_class=dict, tz_aware=True, tzinfo=UTC)
+        # A moment that Python cannot hold, or a text that is no UTF-8, keeps nothing beside it from being read.
+        codec: CodecOptions[Any] = CodecOptions(
+            document_class=dict,
+            tz_aware=True,
+            tzinfo=UTC,
+            datetime_conversion=DatetimeConversion.DATETIME_CLAMP,
+            unicode_decode_error_handler="replace",
+        )
         self.plain = self.database.get_collection(
             COLLECTION,
             codec_options=codec,
@@ -103,6 +112,7 @@ class DoubleHandles(DriverHandles):
     """The collection of the in-memory double: no hints, no transactions, no streams, no commands."""
 
     is_server = False
+    kind_errors = (TypeError, ValueError)
 
     def __init__(self, database: Database) -> None:
         self.database = database

@@ -24,6 +24,11 @@ class Lookup:
     projection: Mapping[str, int] | None = field(default_factory=lambda: WITHOUT_HISTORY)
 
 
+def but_for(lookup: Lookup, session_ids: list[str]) -> Lookup:
+    """The same without some sessions."""
+    return replace(lookup, filter={**lookup.filter, "_id": {"$nin": session_ids}}) if session_ids else lookup
+
+
 def by_id(session_id: str, user_id: int, *, with_history: bool = False) -> Lookup:
     """One session by its id, for its owner."""
     return Lookup({"_id": session_id, "user_id": user_id}, projection=None if with_history else WITHOUT_HISTORY)

@@ -69,6 +69,11 @@ def _startable(call: Call) -> Filter:
     return {**_owned(call), **_first_time(call), **revision, "status": _status_in(CALLS[call.name].starts_from)}
 
 
+def _fewer_than(field: str, most: int) -> Filter:
+    # Not `$lt`: what is absent or null counts as 0.
+    return {field: {"$not": {"$gte": most}}}
+
+
 def _unexpired(at: datetime) -> Filter:
     # $not rather than $gt: a session without an end has no such field.
     return {"state.expires_at": {"$not": {"$lte": at}}}
@@ -145,7 +150,7 @@ def _claim_filter(call: Call, at: datetime) -> Filter:
         **_owned(call),
         **_unexpired(at),
         **_first_time(call),
-        "attempts": {"$lt": call.max_attempts},
+        **_fewer_than("attempts", call.max_attempts),
         "answered_reply_ids": {"$ne": call.reply_id},
     }
     rule = CALLS[call.name]
@@ -154,9 +159,10 @@ def _claim_filter(call: Call, at: datetime) -> Filter:
         taken_over = {"status": LEASES[rule.takes_over].held_in.value, **_lapsed(rule.takes_over, at)}
         conditions["$or"] = [{"status": status}, taken_over]
     else:
-        conditions |= {"status": status, "lease": {"$exists": False}}
+        conditions |= {"status": status, "lease": None}
     if call.question_number is not None:
-        conditions["question_number"] = call.question_number
+        # What is absent or null counts as 0.
+        conditions["question_number"] = {"$in": [0, None]} if call.question_number == 0 else call.question_number
     if call.preview_id is not None:
         conditions["current_preview_id"] = call.preview_id
     return conditions
@@ -239,8 +245,8 @@ def claim_apply(call: Call, at: datetime) -> Write:
         "current_preview_id": call.preview_id,
         # A confirmation does not expire: only the first claim asks for the end.
         "$or": [
-            {"lease": {"$exists": False}, **_unexpired(at)},
-            {**_lapsed(LeaseKind.APPLY, at), "lease.attempt": {"$lt": call.max_attempts}},
+            {"lease": None, **_unexpired(at)},
+            {**_lapsed(LeaseKind.APPLY, at), **_fewer_than("lease.attempt", call.max_attempts)},
         ],
     }
     return Write(conditions, update.build())
@@ -262,7 +268,7 @@ def apply(call: Call, at: datetime) -> Write:
         **_startable(call),
         **_unexpired(at),
         "current_preview_id": call.preview_id,
-        "lease": {"$exists": False},
+        "lease": None,
     }
     return Write(conditions, update.build())
 
@@ -320,7 +326,7 @@ def expire(at: datetime) -> Write:
         "state.expires_at": {"$lte": at},
         "lease.kind": {"$ne": LeaseKind.APPLY.value},
         # Not `$not: {$gt}`: that shape also passes for a lease without an end.
-        "$or": [{"lease": {"$exists": False}}, {"lease.expires_at": {"$lte": at}}],
+        "$or": [{"lease": None}, {"lease.expires_at": {"$lte": at}}],
     }
     return Write(conditions, update.build())
 
@@ -337,7 +343,7 @@ def put_back(kind: LeaseKind, at: datetime) -> Write:
 def put_back_reply(at: datetime, *, max_attempts: int) -> Write:
     """Give a dead worker's reply back, unless it has killed too many."""
     write = put_back(LeaseKind.REPLY, at)
-    return Write({**write.filter, "attempts": {"$lt": max_attempts}}, write.update)
+    return Write({**write.filter, **_fewer_than("attempts", max_attempts)}, write.update)
 
 
 def _fail_exhausted(at: datetime, by: CallName, *, attempts: int, operation_id: str | None = None) -> UpdateOperators:
@@ -370,6 +376,12 @@ def narrowed(write: Write, session: ActiveScheduleSessionSnapshot) -> Write:
     """A sweep for one session that was read: guarded by its revision."""
     read = {"_id": session.session_id, "user_id": session.user_id, "revision": session.revision}
     return Write({**write.filter, **read}, write.update)
+
+
+def without_nulls(*fields: str) -> Write:
+    """Remove fields that another writer left null, so that an update can count them up or reach into them."""
+    are_null = {field: {"$type": "null"} for field in fields}
+    return Write(are_null, {"$unset": dict.fromkeys(fields, ""), "$inc": {"revision": 1}})
 
 
 def narrowed_to(write: Write, session_ids: list[str]) -> Write:

@@ -17,9 +17,10 @@ from uuid import uuid4
 
 from sessions import CachedRouter, SessionRepository, open_repository
 from sessions.cache.entries import Entries, to_entry
-from sessions.domain.models import ActiveScheduleSessionSnapshot, to_snapshot
+from sessions.domain.models import ActiveScheduleSessionSnapshot
 from sessions.mongod import find_mongod, running_mongod
 from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
+from sessions.store.reading import to_snapshot
 from sessions.testing import CommandCounter
 
 CONVERSATIONS: Final = 10_000

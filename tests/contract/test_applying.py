@@ -45,7 +45,7 @@ async def test_a_claim_hands_out_a_lease_and_leaves_chat_free(
     assert (claim.kind, claim.token, claim.operation_id, claim.attempt) == ("apply", 1, "op", 1)
     assert (claim.reply_id, claim.lease) == (None, timedelta(seconds=5))
     assert claim.expires_at == session.updated_at + timedelta(seconds=5)
-    assert claim.idempotency_key == f"{session.session_id}:preview-1"
+    assert claim.idempotency_key == f"{session.key_prefix}:preview-1"
     assert (claim.session.status, claim.session.attempts) == (READY, 0)
     assert claim.session.revision == session.revision + 1
     assert (await repository.route(1, "c")).action is RouteAction.FREE_CHAT

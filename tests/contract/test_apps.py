@@ -51,16 +51,17 @@ async def test_a_conversation(chat: LessonChat) -> None:
 
 
 async def test_what_the_transport_delivers_twice(chat: LessonChat) -> None:
-    """A trigger, a message and a late answer delivered again say nothing twice and change nothing."""
+    """A trigger and a late answer delivered again change nothing; a message is told what stands, if it still does."""
     assert await chat.on_trigger(7, "t", "c") == await chat.on_trigger(7, "t", "c") == "/assistant/c"
     session = await chat.sessions.latest(7, "c")
     assert session is not None
     assert await chat.on_message(7, "c", "Tuesday", message_id="m1") == "At what time?"
-    assert await chat.on_message(7, "c", "Tuesday", message_id="m1") is None
+    assert await chat.on_message(7, "c", "Tuesday", message_id="m1") == "At what time?"
     assert await chat.on_trigger(7, "t", "c") is None
     late = await chat.on_message(7, "c", "Monday", message_id="m0", question_id=session.question_id)
     assert late == "That was another question. At what time?"
     assert await chat.on_message(7, "c", "never mind", message_id="m2") == "All right, it stays where it was."
+    assert await chat.on_message(7, "c", "Tuesday", message_id="m1") is None
     assert await chat.on_message(7, "c", "never mind", message_id="m2") is None
     assert await chat.on_message(7, "c", "hello", message_id="m3") == "It is sunny."
 

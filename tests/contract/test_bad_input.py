@@ -210,13 +210,13 @@ _BAD_FLAG: Final[Kinds] = {"one": 1, "zero": 0, "a word": "yes", "empty": "", "a
 
 BAD: Final[Mapping[str, Kinds]] = {
     "session_id": _bad_identifier(64),
-    "conversation_id": _bad_identifier(128),
-    "trigger_id": _bad_identifier(64),
-    "preview_id": _bad_identifier(64),
-    "candidate_id": _bad_identifier(64),
-    "notification_id": _bad_identifier(64),
+    "conversation_id": _bad_identifier(256),
+    "trigger_id": _bad_identifier(128),
+    "preview_id": _bad_identifier(128),
+    "candidate_id": _bad_identifier(128),
+    "notification_id": _bad_identifier(128),
     "operation_id": _bad_identifier(64),
-    "reply_id": _bad_identifier(128),
+    "reply_id": _bad_identifier(256),
     "user_id": _bad_integer(0),
     "question_number": _bad_integer(-(2**63)),
     "expected_revision": _bad_integer(0),
@@ -283,7 +283,7 @@ BAD: Final[Mapping[str, Kinds]] = {
         "an operator document in it": [{"$ne": None}],
         "white space in it": ["c "],
         "NUL in it": ["\x00"],
-        "an id too long by one": ["x" * 129],
+        "an id too long by one": ["x" * 257],
     },
     "statuses": {
         "a name alone": "applied",
@@ -427,7 +427,7 @@ FORGED: Final[tuple[dict[str, Any], ...]] = (
     {"operation_id": {"$ne": None}},
     {"operation_id": ["claims"]},
     {"reply_id": {"$each": []}},
-    {"reply_id": "x" * 129},
+    {"reply_id": "x" * 257},
     {"kind": "other"},
     {"kind": LeaseKind.APPLY},
     {"lease": 60},
@@ -616,7 +616,7 @@ async def test_what_looks_like_an_operator_reads_back_as_given(
 
 async def test_texts_at_their_limits_read_back_as_given(repository: SessionRepository) -> None:
     """The longest allowed values are stored whole, in characters and not in bytes."""
-    long_id, longer_id = "\U0001f3b9" * 64, "é" * 128
+    long_id, longer_id = "\U0001f3b9" * 128, "é" * 256
     infos = [f"{number:02}" + "ü" * 198 for number in range(32)]
     made = await repository.create(
         2**63 - 1,

@@ -85,7 +85,7 @@ async def test_a_confirmation_is_written_back_once(repository: SessionRepository
     assert outcome.session == await repository.get(session.session_id, user_id=1)
     assert outcome.session.status is SessionStatus.APPLIED
     assert outcome.session.lease is None
-    assert schedule.written == {f"{session.session_id}:preview-1": "preview-1"}
+    assert schedule.written == {f"{session.key_prefix}:preview-1": "preview-1"}
     assert await bridge.confirm(1, session.session_id, preview_id="preview-1") == outcome
     assert len(schedule.claims) == 1
 
@@ -141,7 +141,7 @@ async def test_confirmations_that_are_refused(repository: SessionRepository) -> 
         await bridge.confirm(1, session.session_id, preview_id="preview-0")
     with pytest.raises(SessionNotFound):
         await bridge.confirm(2, session.session_id, preview_id="preview-1")
-    for bad in ("", "x" * 65, None):
+    for bad in ("", "x" * 129, None):
         wrong: Any = bad
         with pytest.raises(InvalidSessionInput, match="preview_id"):
             await bridge.confirm(1, session.session_id, preview_id=wrong)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -103,7 +104,7 @@ async def test_an_answer_runs_the_graph(repository: SessionRepository) -> None:
     assert stored.answered_reply_ids == ("m1",)
     (turn,) = graph.turns
     assert (turn.text, turn.message_id, turn.attempt) == ("  Tuesday ", "m1", 1)
-    assert turn.idempotency_key == f"{session.session_id}:m1"
+    assert turn.idempotency_key == f"{session.key_prefix}:m1"
     assert turn.session.status is SessionStatus.RERUNNING
     assert turn.session.state.pending_question == "Which day?"
 
@@ -203,8 +204,8 @@ async def test_a_message_delivered_again_to_a_free_conversation(repository: Sess
     bridge = SessionBridge(repository, graph)
     await bridge.handle(1, "c", "Tuesday", message_id="m1")
     again = await bridge.handle(1, "c", "Tuesday", message_id="m1", redelivered=True)
-    assert isinstance(again, AlreadyHandled)
-    assert again.session.status is SessionStatus.READY_PREVIEW
+    assert isinstance(again, PreviewShown)  # nothing has happened since: whoever did not see it sees it now
+    assert (again.session.status, again.payload) == (SessionStatus.READY_PREVIEW, None)
     assert await bridge.handle(1, "c", "Tuesday", message_id="m1") == FreeChat(None)
     assert await bridge.handle(1, "c", "new", message_id="m2", redelivered=True) == FreeChat(None)
     assert await bridge.handle(1, "another", "new", message_id="m1", redelivered=True) == FreeChat(None)
@@ -222,10 +223,10 @@ async def test_a_message_delivered_again_answers_no_other_session(
     session_clock.advance(seconds=1)
     other = await repository.create(1, "another", conversation_id="c", pending_question="Delete everything?")
     again = await bridge.handle(1, "c", "yes", message_id="m1", redelivered=True)
-    assert isinstance(again, AlreadyHandled)
+    assert isinstance(again, Closed)
     assert again.session.session_id == session.session_id
     await repository.claim_rerun(other.session_id, user_id=1, reply_id="m2")
-    assert isinstance(await bridge.handle(1, "c", "yes", message_id="m1", redelivered=True), AlreadyHandled)
+    assert isinstance(await bridge.handle(1, "c", "yes", message_id="m1", redelivered=True), Closed)
     assert isinstance(await bridge.handle(1, "c", "so", message_id="m3", redelivered=True), Held)
     assert len(graph.turns) == 1
 
@@ -312,11 +313,11 @@ async def test_a_named_question_that_has_gone_is_refused(repository: SessionRepo
     # The message that did answer it was handled, and that comes first.
     again = await bridge.handle(1, "c", "Tuesday", message_id="m1", question_id=session.question_id)
     assert isinstance(again, AlreadyHandled)
-    await bridge.handle(1, "c", "nine", message_id="m2", question_id=f"{session.session_id}:2")
+    await bridge.handle(1, "c", "nine", message_id="m2", question_id=f"{session.key_prefix}:2")
     with pytest.raises(StaleReply) as refusal:
-        await bridge.handle(1, "c", "ten", message_id="late", question_id=f"{session.session_id}:2")
+        await bridge.handle(1, "c", "ten", message_id="late", question_id=f"{session.key_prefix}:2")
     assert refusal.value.current_question_number is None
-    again = await bridge.handle(1, "c", "nine", message_id="m2", question_id=f"{session.session_id}:2")
+    again = await bridge.handle(1, "c", "nine", message_id="m2", question_id=f"{session.key_prefix}:2")
     assert isinstance(again, AlreadyHandled)
     assert len(graph.turns) == 2
 
@@ -331,7 +332,7 @@ async def test_a_named_question_of_another_session(repository: SessionRepository
     with pytest.raises(StaleReply) as refusal:
         await bridge.handle(1, "c", "x", message_id="m", question_id=other.question_id)
     assert (refusal.value.session_id, refusal.value.current_question_number) == (other.session_id, None)
-    for question_id in (foreign.question_id, "nobody:1"):
+    for question_id in (foreign.question_id, "nobody:1:1"):
         with pytest.raises(SessionNotFound):
             await bridge.handle(1, "c", "x", message_id="m", question_id=question_id)
     assert not graph.turns
@@ -386,7 +387,7 @@ async def test_a_question_asked_in_between_is_not_answered(
     assert held.session.question_number == 2
     moving(repository, monkeypatch, ask_another)
     with pytest.raises(StaleReply):
-        await bridge.handle(1, "c", "x", message_id="m1", question_id=f"{session.session_id}:2")
+        await bridge.handle(1, "c", "x", message_id="m1", question_id=f"{session.key_prefix}:2")
     assert not graph.turns
 
 
@@ -542,7 +543,8 @@ async def test_an_exception_fails_the_session(
         outcome = await SessionBridge(repository, Graph(error)).handle(1, "c", PRIVATE, message_id="m1")
     assert isinstance(outcome, RerunFailed)
     assert outcome.session.status is SessionStatus.FAILED
-    assert outcome.session.state.failed_reason == f"the graph raised {type(error).__name__}"
+    inside = " (GraphError)" if isinstance(error, ExceptionGroup) else ""
+    assert outcome.session.state.failed_reason == f"the graph raised {type(error).__name__}{inside}"
     (entry,) = [
         entry for entry in await repository.history(session.session_id, user_id=1) if entry.call == "fail_rerun"
     ]
@@ -558,18 +560,16 @@ INVALID_ANSWERS: Final[tuple[Any, ...]] = (
     "Which day?",
     AskUser,
     AskUser(),
-    AskUser("x" * 4_001),
     AskUser(pending_question=UNTYPED),
-    AskUser(missing_info=["x"] * 33),
     AskUser(missing_info=UNTYPED),
     AskUser("And?", candidate_id=""),
     AskUser("And?", expires_at=datetime(2027, 1, 1)),  # noqa: DTZ001 - a naive moment is the case
     AskUser("And?", expires_at=datetime(2000, 1, 1, tzinfo=UTC)),
     ShowPreview(""),
-    ShowPreview("x" * 65),
+    ShowPreview("x" * 129),
     ShowPreview(UNTYPED),
     Close("x" * 2_001),
-    Close("\ud800"),
+    Close("\x00"),
     Fail(""),
     Fail("x" * 2_001),
     type("y" * 3_000, (), {})(),
@@ -585,6 +585,46 @@ async def test_an_invalid_answer_fails_the_session(repository: SessionRepository
         assert outcome.session.status is SessionStatus.FAILED
         assert outcome.session.lease is None
         assert "xxx" not in outcome.session.state.failed_reason
+
+
+async def test_a_verbose_graph_ends_no_session(repository: SessionRepository, caplog: pytest.LogCaptureFixture) -> None:
+    """What a model writes too much of is cut with an ellipsis, and half an emoji replaced; the log says that."""
+    verbose = AskUser(f"{PRIVATE} \ud83d".ljust(4_004, "x"), missing_info=["y" * 201, *(f"{n}" for n in range(40))])
+    session = await asked(repository)
+    with caplog.at_level(logging.WARNING):
+        outcome = await SessionBridge(repository, Graph(verbose)).handle(1, "c", "ok \ud83d", message_id="m1")
+    assert isinstance(outcome, Asked)
+    question = outcome.session.state.pending_question
+    assert (len(question), question[-2:]) == (4_000, "x…")
+    assert question.startswith(f"{PRIVATE} \ufffd")
+    assert (len(outcome.session.state.missing_info), outcome.session.state.missing_info[0]) == (32, "y" * 199 + "…")
+    assert "4004 characters" in caplog.text
+    assert PRIVATE not in caplog.text
+    again = await SessionBridge(repository, Graph()).start(2, "t", verbose)
+    assert isinstance(again, Asked)
+    assert again.session.state == outcome.session.state
+    assert session.user_id != again.session.user_id
+
+
+async def test_a_photo_without_a_caption_is_an_answer(repository: SessionRepository) -> None:
+    """A blank text asks the question again, unless the message carries something else."""
+    await asked(repository)
+    graph = Graph(ShowPreview("preview-1"))
+    bridge = SessionBridge(repository, graph)
+    assert isinstance(await bridge.handle(1, "c", " ", message_id="m1"), Asked)
+    assert isinstance(await bridge.handle(1, "c", "", message_id="m2", has_attachment=True), PreviewShown)
+    assert [turn.text for turn in graph.turns] == [""]
+
+
+async def test_an_expired_question_is_not_told_of(repository: SessionRepository, session_clock: MovedClock) -> None:
+    """A side question that comes back after the session's end is free chat, and nothing stands beside it."""
+    await asked(repository, expires_at=session_clock() + timedelta(seconds=30))
+
+    async def slow(_turn: Turn) -> GraphResult:
+        session_clock.advance(seconds=31)
+        return NotAnAnswer()
+
+    assert await SessionBridge(repository, slow).handle(1, "c", "What?", message_id="m1") == FreeChat(None)
 
 
 class Hostile(AskUser):
@@ -617,16 +657,43 @@ async def test_a_used_preview_id_fails_the_session(repository: SessionRepository
 
 
 async def test_a_graph_that_is_no_async_function(repository: SessionRepository) -> None:
-    """A plain function's answer cannot be awaited: the session fails with that, the caller does not."""
-    await asked(repository)
+    """A plain function would be carried out and then fail: it is refused when the bridge is made, and a partial too."""
 
     def plain(turn: Turn) -> GraphResult:
         return AskUser(turn.text)
 
-    mistaken: Any = plain
-    outcome = await SessionBridge(repository, mistaken).handle(1, "c", "Tuesday", message_id="m1")
-    assert isinstance(outcome, RerunFailed)
-    assert outcome.session.state.failed_reason == "the graph raised TypeError"
+    for mistaken in (plain, partial(plain), partial(partial(plain)), "graph"):
+        wrong: Any = mistaken
+        with pytest.raises(InvalidSessionInput, match="rerun must be an async function"):
+            SessionBridge(repository, wrong)
+        with pytest.raises(InvalidSessionInput, match="write_back must be an async function"):
+            SessionBridge(repository, Graph(), write_back=wrong)
+
+
+async def test_what_gives_something_to_await_is_a_graph(repository: SessionRepository) -> None:
+    """A lambda, a partial, a method, an object that is called: whatever an application has."""
+
+    async def graph(day: str, turn: Turn) -> GraphResult:
+        return AskUser(f"{day} or {turn.text}?")
+
+    class Assistant:
+        async def __call__(self, turn: Turn) -> GraphResult:
+            return AskUser(f"Monday or {turn.text}?")
+
+        async def answer(self, turn: Turn) -> GraphResult:
+            return await self(turn)
+
+    ways: tuple[Any, ...] = (
+        partial(graph, "Monday"),
+        lambda turn: graph("Monday", turn),
+        Assistant(),
+        Assistant().answer,
+    )
+    for number, way in enumerate(ways):
+        await repository.create(number + 1, "t", conversation_id="c", pending_question="Which day?")
+        outcome = await SessionBridge(repository, way).handle(number + 1, "c", "Tuesday", message_id="m1")
+        assert isinstance(outcome, Asked)
+        assert outcome.session.state.pending_question == "Monday or Tuesday?"
 
 
 # --- changing a preview, dismissing ----------------------------------------------------------------------------
@@ -739,11 +806,12 @@ GOOD: Final[dict[str, Any]] = {"user_id": 1, "conversation_id": "c", "text": "x"
 
 BAD: Final[dict[str, tuple[object, ...]]] = {
     "user_id": (0, "1", True, 2**63),
-    "conversation_id": ("", None, "x" * 129, {"$ne": 1}),
-    "text": (None, 7, b"x", "\ud800", "a\x00b", "x" * 1_000_001),
-    "message_id": ("", " m", None, "x" * 129),
-    "question_id": ("", "s", "s:", ":1", "s:-1", "s:01", "s:x", "s: 1", "s:\u0661", 1, "s" * 99),
+    "conversation_id": ("", None, "x" * 257, {"$ne": 1}),
+    "text": (None, 7, b"x", "a\x00b", "x" * 1_000_001),
+    "message_id": ("", " m", None, "x" * 257),
+    "question_id": ("", "s", "s:1", "s:1:", ":1:1", "s:1:-1", "s:1:01", "s:x:1", "s:1: 1", "s:1:\u0661", 1, "s" * 99),
     "redelivered": (1, None, "yes"),
+    "has_attachment": (1, None, "photo"),
 }
 
 

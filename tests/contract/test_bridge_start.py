@@ -172,14 +172,14 @@ async def test_governors_that_come_and_go(
 async def test_results_that_start_nothing(bridge: SessionBridge, repository: SessionRepository) -> None:
     """Only a question, a preview or a close can be a trigger's first result; all else is refused, nothing is stored."""
     wrong: list[Any] = [None, "Which day?", Fail("broken"), NotAnAnswer(), AskUser, AskUser(), ShowPreview("")]
-    wrong += [AskUser("x" * 4_001), AskUser("x", expires_at=datetime(2020, 1, 1, tzinfo=UTC))]
+    wrong += [AskUser("a\x00b"), AskUser("x", expires_at=datetime(2020, 1, 1, tzinfo=UTC))]
     for result in wrong:
         with pytest.raises(InvalidSessionInput):
             await bridge.start(1, "t", result)
     with pytest.raises(InvalidSessionInput, match="conversation_id"):
         await bridge.start(1, "t", AskUser("Which day?"), conversation_id="")
     with pytest.raises(InvalidSessionInput, match="notification_id"):
-        await bridge.start(1, "t", AskUser("Which day?"), notification_id="x" * 65)
+        await bridge.start(1, "t", AskUser("Which day?"), notification_id="x" * 129)
     assert await repository.find_by_trigger("t", user_id=1) is None
 
 

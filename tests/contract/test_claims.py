@@ -38,7 +38,7 @@ async def test_a_claim_hands_out_a_lease(repository: SessionRepository, make_ses
     assert claim.session.state == session.state
     assert (claim.token, claim.attempt, claim.operation_id, claim.reply_id) == (1, 1, "op", "m1")
     assert claim.expires_at == session.updated_at + timedelta(seconds=5)
-    assert claim.idempotency_key == f"{session.session_id}:m1"
+    assert claim.idempotency_key == f"{session.key_prefix}:m1"
 
 
 async def test_ten_claims_at_once_have_one_winner(repository: SessionRepository, make_session: SessionMaker) -> None:

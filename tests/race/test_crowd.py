@@ -71,7 +71,7 @@ async def test_fifty_conversations(repository: SessionRepository, shared: Any, m
             message_id = f"c{number}-m{place}"
             sent[f"c{number}"].append(message_id)
             if question is not None:
-                named[message_id] = f"{session.session_id}:{question}"
+                named[message_id] = f"{session.key_prefix}:{question}"
     starts = time.time() + 2.0
     plans = [
         [

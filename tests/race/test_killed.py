@@ -185,7 +185,7 @@ async def test_killed_while_confirming(repository: SessionRepository, shared: An
         assert isinstance(await not_held(confirm, killed_at), Applied)
         session = await assert_legal(repository, play["session_id"])
         assert session.status is SessionStatus.APPLIED
-        assert await shared["effects"].count_documents({"_id": f"{session.session_id}:preview-1"}) == 1
+        assert await shared["effects"].count_documents({"_id": f"{session.key_prefix}:preview-1"}) == 1
 
     async with prepared(mongod_uri, shared.name) as victims:
         places = await kill_everywhere(victims, make, verify, slow=0, only=[])

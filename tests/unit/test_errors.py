@@ -66,6 +66,11 @@ MADE: Final[dict[str, tuple[int, Callable[[], SessionError], dict[str, object]]]
         lambda: sessions.StoreUnavailable(ABOUT, outcome=WriteOutcome.UNKNOWN, cause="AutoReconnect"),
         {"outcome": WriteOutcome.UNKNOWN},
     ),
+    "SessionDamaged": (
+        500,
+        lambda: sessions.SessionDamaged(session_id="abc", user_id=7, fields=("state.expires_at", "status")),
+        {"fields": ("state.expires_at", "status")},
+    ),
     "WatchInterrupted": (
         410,
         lambda: sessions.WatchInterrupted("the token is not one to go on from, code 260"),
@@ -112,7 +117,7 @@ def test_an_error_has_its_http_status_and_attributes(name: str) -> None:
     assert type(error).__name__ == name
     assert error.http_status == http_status
     assert {attribute: getattr(error, attribute) for attribute in attributes} == attributes
-    if error.session_id is not None:
+    if error.status is not None:
         found = (error.session_id, error.user_id, error.status, error.revision, error.session)
         assert found == ("abc", 7, SessionStatus.WAITING_USER_REPLY, 3, SNAPSHOT)
 
@@ -135,7 +140,7 @@ def test_the_text_names_the_session_and_the_next_step_but_never_its_content(name
     error = MADE[name][1]()
     assert QUESTION not in str(error)
     assert QUESTION not in repr(error)
-    if error.session_id is not None:
+    if error.status is not None:
         assert str(error).startswith("session abc, user 7, status waiting_user_reply: ")
     assert len(str(error).split(": ", 1)[-1]) > 20
 

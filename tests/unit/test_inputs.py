@@ -11,14 +11,14 @@ from sessions.domain import inputs, limits
 
 LONGEST_IDS = {
     "session_id": 64,
-    "conversation_id": 128,
-    "trigger_id": 64,
-    "preview_id": 64,
-    "candidate_id": 64,
-    "notification_id": 64,
+    "conversation_id": 256,
+    "trigger_id": 128,
+    "preview_id": 128,
+    "candidate_id": 128,
+    "notification_id": 128,
     "operation_id": 64,
-    "reply_id": 128,
-    "message_id": 128,
+    "reply_id": 256,
+    "message_id": 256,
 }
 LONGEST_TEXTS = {"pending_question": 4_000, "reason": 2_000, "text": 1_000_000}
 INTEGERS = {
@@ -34,6 +34,7 @@ DURATIONS = {
     "lease": (timedelta(milliseconds=1), timedelta(days=7)),
     "timeout": (timedelta(milliseconds=1), timedelta(hours=1)),
     "max_rerun": (timedelta(milliseconds=1), timedelta(days=7)),
+    "max_write_back": (timedelta(milliseconds=1), timedelta(days=7)),
     "every": (timedelta(milliseconds=1), timedelta(days=7)),
     "heartbeat": (timedelta(milliseconds=1), timedelta(days=7)),
     "max_staleness": (timedelta(milliseconds=10), timedelta(hours=1)),

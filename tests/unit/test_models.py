@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from sessions import ActiveScheduleSessionSnapshot, ActiveScheduleSessionState, SessionStatus
-from sessions.domain.models import derive_session_id, to_snapshot, to_transitions
+from sessions.domain.models import derive_session_id
+from sessions.store.reading import to_snapshot, to_transitions
 
 CET = timezone(timedelta(hours=1))
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
@@ -116,9 +117,9 @@ def test_the_states_texts_are_trimmed() -> None:
         ("pending_question", "x" * 4_000, "x" * 4_001),
         ("missing_info", [f"{number}" for number in range(32)], [f"{number}" for number in range(33)]),
         ("missing_info", ["x" * 200], ["x" * 201]),
-        ("last_candidate_id", "x" * 64, "x" * 65),
+        ("last_candidate_id", "x" * 128, "x" * 129),
         ("last_candidate_id", "x", ""),
-        ("last_notification_id", "x" * 64, " x"),
+        ("last_notification_id", "x" * 128, " x"),
         ("failed_reason", "ü" * 2_000, "ü" * 2_001),
         ("pending_question", "", "\x00"),
         ("pending_question", "", "\ud800"),
@@ -133,7 +134,7 @@ def test_the_states_limits(field: str, fits: object, exceeds: object) -> None:
 
 def test_the_question_id_names_session_and_number() -> None:
     """A reply can say which question it answers."""
-    assert a_snapshot().question_id == "s" * 32 + ":3"
+    assert a_snapshot().question_id == "s" * 32 + f":{round(AT.timestamp() * 1000)}:3"
 
 
 def test_the_session_id_derives_from_user_and_trigger() -> None:

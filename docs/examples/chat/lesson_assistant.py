@@ -170,6 +170,10 @@ class Assistant:
                 return f"It is sunny. But first: {session.state.pending_question}" if session else free
             case Asked(session):
                 return session.state.pending_question
+            case PreviewShown(payload=None):  # told again: whoever waited for it may not have seen it
+                return "My proposal stands. Is that right?"
+            case Closed(payload=None):
+                return "That is settled."
             case PreviewShown(payload=shown) | Closed(payload=shown):
                 return str(shown)
             case RerunFailed():

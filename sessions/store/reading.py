@@ -1,0 +1,143 @@
+"""Stored documents as values: what is absent or null reads as its default, and what cannot be read is named.
+
+Rolling deployments, imports and repairs by hand leave documents that no repository has written so.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from cachetools import LRUCache
+from pydantic import ValidationError
+
+from sessions.domain.errors import SessionDamaged
+from sessions.domain.limits import IDENTIFIERS
+from sessions.domain.models import ActiveScheduleSessionSnapshot, Transition
+from sessions.store.updates import RawDocument
+
+logger = logging.getLogger("sessions")
+
+_ID: Final = "_id"
+_STATE: Final = "state"
+_LEASE: Final = "lease"
+_HISTORY: Final = "history"
+_KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
+    # What BSON can hold in each field, by its path; pydantic would make the one of the other.
+    **dict.fromkeys((_ID, "conversation_id", "trigger_id", "current_preview_id", "status"), str),
+    **dict.fromkeys(("user_id", "question_number", "fencing_token", "attempts", "revision"), int),
+    **dict.fromkeys(("answered_reply_ids", _HISTORY), (list, tuple)),
+    **dict.fromkeys(("created_at", "updated_at", "state.expires_at", "lease.expires_at"), datetime),
+    **dict.fromkeys((_STATE, _LEASE), dict),
+    **dict.fromkeys(("state.pending_question", "state.failed_reason"), str),
+    **dict.fromkeys(("state.last_candidate_id", "state.last_notification_id"), str),
+    "state.missing_info": (list, tuple),
+    **dict.fromkeys(("lease.kind", "lease.operation_id", "lease.reply_id"), str),
+    "lease.attempt": int,
+}
+_LONGEST: Final[Mapping[str, int]] = {
+    _ID: IDENTIFIERS["session_id"].longest,
+    "conversation_id": IDENTIFIERS["conversation_id"].longest,
+    "trigger_id": IDENTIFIERS["trigger_id"].longest,
+    "current_preview_id": IDENTIFIERS["preview_id"].longest,
+    "lease.operation_id": IDENTIFIERS["operation_id"].longest,
+    "lease.reply_id": IDENTIFIERS["reply_id"].longest,
+}
+_TEXTS_IN: Final = frozenset({"answered_reply_ids", "state.missing_info"})
+COUNTED_OR_NESTED: Final = (
+    *("question_number", "fencing_token", "attempts", "answered_reply_ids", _HISTORY, _LEASE, _STATE),
+)
+"""Fields that an update counts up, appends to or reaches into; the server refuses that where they are null."""
+
+_told: LRUCache[object, bool] = LRUCache(10_000)
+
+
+def _is_wrong(path: str, value: object) -> bool:
+    kind = _KINDS.get(path)
+    if kind is None:
+        return False  # a newer release's own
+    if not isinstance(value, kind) or isinstance(value, bool):
+        return True
+    if isinstance(value, str):
+        return len(value) > _LONGEST.get(path, len(value))
+    return path in _TEXTS_IN and isinstance(value, list | tuple) and not all(isinstance(item, str) for item in value)
+
+
+def _filled(raw: Mapping[str, Any], prefix: str, wrong: list[str]) -> dict[str, Any]:
+    """The fields that are not null; those that cannot be read are noted."""
+    found = {name: value for name, value in raw.items() if value is not None}
+    wrong += [prefix + name for name, value in found.items() if _is_wrong(prefix + name, value)]
+    return found
+
+
+def _damaged(raw: Mapping[str, Any], fields: Iterable[str]) -> SessionDamaged:
+    session_id, user_id = raw.get(_ID), raw.get("user_id")
+    return SessionDamaged(
+        session_id=None if _is_wrong(_ID, session_id) else str(session_id),
+        user_id=None if user_id is None or _is_wrong("user_id", user_id) else int(user_id),
+        fields=tuple(dict.fromkeys(fields)),
+    )
+
+
+def to_snapshot(raw: Mapping[str, Any]) -> ActiveScheduleSessionSnapshot:
+    """A stored document as a value; the history is left out.
+
+    Raises:
+        SessionDamaged: It cannot be read.
+    """
+    wrong: list[str] = []
+    values = _filled(raw, "", wrong)
+    for name in (_STATE, _LEASE):
+        if isinstance(held := values.get(name), dict):
+            values[name] = _filled(held, f"{name}.", wrong)
+    if wrong:
+        raise _damaged(raw, wrong)
+    values["session_id"] = values.pop(_ID, None)
+    values.pop(_HISTORY, None)
+    try:
+        return ActiveScheduleSessionSnapshot.model_validate(values)
+    except ValidationError as error:
+        # Not as its cause: its text quotes the document.
+        paths = [".".join(str(part) for part in each["loc"] if isinstance(part, str)) for each in error.errors()]
+    raise _damaged(raw, [_ID if path == "session_id" else path for path in paths])
+
+
+def to_transitions(raw: Mapping[str, Any]) -> list[Transition]:
+    """A stored history, each entry with the status before it.
+
+    Raises:
+        SessionDamaged: It cannot be read.
+    """
+    entries = raw.get(_HISTORY) or []
+    try:
+        before = [None, *(entry["to_status"] for entry in entries)]
+        return [
+            Transition.model_validate(
+                {name: value for name, value in {**entry, "from_status": came_from}.items() if value is not None}
+            )
+            for came_from, entry in zip(before, entries, strict=False)
+        ]
+    except (ValidationError, KeyError, TypeError):
+        pass  # raised outside, so that no text of the document is its context
+    raise _damaged(raw, [_HISTORY])
+
+
+def nulls_in(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields of a document that are null and keep an update from being carried out."""
+    return tuple(name for name in COUNTED_OR_NESTED if name in raw and raw[name] is None)
+
+
+def pass_over(error: SessionDamaged) -> None:
+    """Log a document that harms nobody but its own session, once for each."""
+    if error.session_id not in _told:
+        _told[error.session_id] = True
+        logger.error("passed over: %s", error)
+
+
+def readable(found: Iterable[RawDocument]) -> Iterator[ActiveScheduleSessionSnapshot]:
+    """The documents that can be read; the others are passed over."""
+    for raw in found:
+        try:
+            yield to_snapshot(raw)
+        except SessionDamaged as error:
+            pass_over(error)
