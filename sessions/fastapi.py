@@ -19,7 +19,7 @@ from sessions.bridge.upkeep import Upkeep
 from sessions.cache.cached_router import CachedRouter
 from sessions.changes.watch import Watch
 from sessions.domain import inputs
-from sessions.domain.errors import SessionError
+from sessions.domain.errors import SessionError, StoreUnavailable
 from sessions.domain.lifecycle import SessionStatus
 from sessions.domain.models import ActiveScheduleSessionSnapshot, ActiveScheduleSessionState, Route
 from sessions.extras import needs_extra
@@ -160,6 +160,7 @@ _MEMBERS: Final[Mapping[str, str]] = {
     "argument": "argument",
     "limit": "limit",
     "outcome": "outcome",
+    "may_pass": "may_pass",
     "needs_replica_set": "needs_replica_set",
 }
 
@@ -192,7 +193,7 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
         # Where the database is at fault its operator finds it here; the client is told no more than the problem.
         logger.error("%s %s: %s", request.method, request.url.path, error)
     headers = {"Cache-Control": "no-store"}
-    if error.http_status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if isinstance(error, StoreUnavailable) and error.may_pass:
         headers["Retry-After"] = _RETRY_AFTER_SECONDS
     return JSONResponse(problem, error.http_status, headers, media_type="application/problem+json")
 

@@ -272,6 +272,7 @@ class StoreUnavailable(SessionError):
     """
 
     http_status: ClassVar[int] = 503
+    may_pass: bool = True
 
     def __init__(self, about: SessionRef, *, outcome: WriteOutcome, cause: str, may_pass: bool = True) -> None:
         advice = {

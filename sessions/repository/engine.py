@@ -162,13 +162,16 @@ class Engine:
                 found = await self._found(store.outside(), call, at)
                 await self._make_way(store, call, found, error, at)
                 continue
-            except UpdateRefused as error:
-                found = await self._found(store, call, at)
-                call = await self._without_nulls(store, call, found, error)
-                continue
+            except UpdateRefused:
+                stored, is_refused = None, True
+            else:
+                is_refused = False
             if stored is not None:
                 return to_snapshot(stored)
             found = await self._found(store, call, at)
+            if is_refused:
+                call = await self._without_nulls(store, call, found)
+                continue
             verdict = explain(call, found)
             if isinstance(verdict, Replayed):
                 return verdict.session
@@ -252,14 +255,12 @@ class Engine:
             writes.narrowed(write, session), about=SessionRef.of(session, counts_as(session, at))
         )
 
-    async def _without_nulls(
-        self, store: StoreCall, call: AnyCall, found: Found | None, error: UpdateRefused
-    ) -> AnyCall:
+    async def _without_nulls(self, store: StoreCall, call: AnyCall, found: Found | None) -> AnyCall:
         """Remove the fields that another writer left null, for another try; refuse if that is not what was wrong."""
         if found is None or not found.nulls or store.is_within:
             about = call.about if found is None else found.about
             cause = "the stored document has a field of another kind than the update asks for"
-            raise StoreUnavailable(about, outcome=WriteOutcome.NOT_WRITTEN, cause=cause, may_pass=False) from error
+            raise StoreUnavailable(about, outcome=WriteOutcome.NOT_WRITTEN, cause=cause, may_pass=False)
         mend = writes.narrowed(writes.without_nulls(*found.nulls), found.session)
         mended = await store.find_one_and_update(mend, about=found.about)
         return self._moved_on(call, found, mended)

@@ -42,6 +42,8 @@ _SELECTION_STEP: Final = 0.5
 _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.25
 _LEAST_TIME: Final = 0.001
+# A driver that is late by so much does not answer at all.
+_GRACE: Final = 0.5
 
 
 class DuplicateKey(Exception):
@@ -54,6 +56,10 @@ class DuplicateKey(Exception):
     def __init__(self, fields: frozenset[str]) -> None:
         super().__init__(sorted(fields))
         self.fields = fields
+
+
+def _duplicate(error: DuplicateKeyError) -> DuplicateKey:
+    return DuplicateKey(frozenset((error.details or {}).get("keyPattern", ())))
 
 
 class UpdateRefused(Exception):
@@ -109,31 +115,41 @@ class StoreCall:
             UpdateRefused: A field of the document is of another kind than the update asks for.
             StoreUnavailable: There was no answer in time, or one that cannot pass.
         """
+        if self.is_within:
+            # The transaction's owner must see the driver's labels.
+            return await self._sent_within(operation)
         pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         with pymongo.timeout(max(self._ends - steady(), _LEAST_TIME)):
             while True:
                 try:
-                    return await answered(operation())
+                    return await self._handles.carried(operation, within=self._ends - steady() + _GRACE)
                 except DuplicateKeyError as error:
-                    raise DuplicateKey(frozenset((error.details or {}).get("keyPattern", ()))) from error
+                    raise _duplicate(error) from error
                 except PyMongoError as error:
-                    if self._session is not None:
-                        # The transaction's owner must see the driver's labels.
-                        raise
-                    if writes and update_is_refused(error):
-                        raise UpdateRefused from error
+                    is_refused = writes and update_is_refused(error)
                     if writes and known_of(error) is WriteOutcome.UNKNOWN:
                         self.in_doubt = True
                     pause = pauses.next()
-                    if not may_pass(error) or steady() + pause >= self._ends:
-                        outcome = WriteOutcome.UNKNOWN if self.in_doubt else WriteOutcome.NOT_WRITTEN
-                        can_pass = reason_of(error) is None
-                        raise StoreUnavailable(
-                            about, outcome=outcome, cause=cause_of(error), may_pass=can_pass
-                        ) from error
-                except self._handles.kind_errors as error:
-                    raise UpdateRefused from error
+                    if not is_refused and (not may_pass(error) or steady() + pause >= self._ends):
+                        raise self._unavailable(error, about) from error
+                except self._handles.kind_errors:
+                    is_refused = True
+                if is_refused:
+                    # Raised out here, since the driver's error quotes the document.
+                    raise UpdateRefused
                 await asyncio.sleep(pause)
+
+    async def _sent_within(self, operation: Callable[[], Awaitable[Found]]) -> Found:
+        with pymongo.timeout(max(self._ends - steady(), _LEAST_TIME)):
+            try:
+                return await answered(operation())
+            except DuplicateKeyError as error:
+                raise _duplicate(error) from error
+
+    def _unavailable(self, error: PyMongoError, about: SessionRef) -> StoreUnavailable:
+        outcome = WriteOutcome.UNKNOWN if self.in_doubt else WriteOutcome.NOT_WRITTEN
+        can_pass = reason_of(error) is None
+        return StoreUnavailable(about, outcome=outcome, cause=cause_of(error), may_pass=can_pass)
 
     async def find(self, lookup: Lookup, *, about: SessionRef = NOBODY) -> list[RawDocument]:
         """The documents of a lookup, by its hint if that index exists and is visible."""

@@ -18,6 +18,13 @@ from pymongo.errors import (
 from sessions.domain.errors import StoreUnavailable, WatchInterrupted, WriteOutcome
 
 NO_COLLECTION: Final = 26
+STRICT_API: Final = 323
+
+
+class DriverFault(ConnectionFailure):
+    """The driver did not answer by its own deadline, or failed in a way that is none of its errors."""
+
+
 _BAD_HINT: Final = (2, "hint provided does not correspond")
 _QUERY_KILLED: Final = 175  # an index was dropped under the running query
 # Not a full pool: a driver that tries again by itself may meet that after a first try that was sent.
@@ -43,7 +50,7 @@ _CANNOT_PASS: Final[Mapping[int, str]] = {
     73: "a name is not one that the server accepts",
     121: "a validator of the collection refuses the document",
     166: "the collection is a view",
-    323: "the strict stable API does not have this command",
+    STRICT_API: "the strict stable API does not have this command",
     10334: "the document is too large",
     17419: "the document is too large",
     17420: "the document is too large",

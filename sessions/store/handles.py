@@ -1,8 +1,9 @@
 """What the drivers' own objects give: the collection by its read concerns, and what is special of the double."""
 
-from collections.abc import Awaitable
+import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import ReadPreference
@@ -13,10 +14,15 @@ from sessions.domain.errors import InvalidSessionInput, WatchInterrupted
 from sessions.store.change_stream import ChangeStream
 from sessions.store.clients import ClientSession, Database
 from sessions.store.document import COLLECTION
+from sessions.store.driver_errors import DriverFault
 from sessions.store.index_listing import list_indexes
 from sessions.store.reads import Lookup
+from sessions.tasks import answered, forget, leave_behind
 
-_SESSION_OF: Final = {"AsyncIOMotorDatabase": "AsyncIOMotorClientSession", "AsyncDatabase": "AsyncClientSession"}
+Found = TypeVar("Found")
+
+_PYMONGO: Final = "AsyncDatabase"
+_SESSION_OF: Final = {"AsyncIOMotorDatabase": "AsyncIOMotorClientSession", _PYMONGO: "AsyncClientSession"}
 _DOUBLE: Final = "AsyncMongoMockDatabase"
 _MAJORITY: Final = WriteConcern("majority")
 
@@ -75,6 +81,18 @@ class DriverHandles:
         session: ClientSession = given
         return session
 
+    async def carried(self, operation: Callable[[], Awaitable[Found]], *, within: float) -> Found:
+        """What the driver answers to one operation; given up after so many seconds, whatever the driver does.
+
+        Raises:
+            DriverFault: It did not answer, or failed in a way that is none of its errors.
+        """
+        try:
+            async with asyncio.timeout(within):
+                return await answered(operation())
+        except (RuntimeError, OSError) as error:  # asyncio's TimeoutError is one of the latter
+            raise DriverFault(type(error).__name__) from error
+
     def hint_of(self, lookup: Lookup) -> str | None:
         """The index that a lookup names."""
         return lookup.hint
@@ -108,6 +126,29 @@ class DriverHandles:
         return ChangeStream(await stream.__aenter__())
 
 
+class PyMongoHandles(DriverHandles):
+    """The collection of PyMongo Async, whose calls are never cancelled while they are in the driver's hands.
+
+    Cancelled twice in quick succession there, a call leaves the lock of the driver's pool taken for good, and every
+    later call of the client waits for ever (*measured* with 4.20).
+    """
+
+    async def carried(self, operation: Callable[[], Awaitable[Found]], *, within: float) -> Found:
+        """As `DriverHandles.carried`; a caller that is cancelled leaves at once, and the call ends by itself."""
+        task = asyncio.ensure_future(operation())
+        try:
+            await asyncio.wait({task}, timeout=within)
+            if task.done():
+                return task.result()
+        except (RuntimeError, OSError) as error:
+            raise DriverFault(type(error).__name__) from error
+        finally:
+            if not task.done():
+                task.add_done_callback(forget)
+                leave_behind(task)
+        raise DriverFault("no answer")
+
+
 class DoubleHandles(DriverHandles):
     """The collection of the in-memory double: no hints, no transactions, no streams, no commands."""
 
@@ -125,6 +166,18 @@ class DoubleHandles(DriverHandles):
         """None, or a refusal."""
         if given is not None:
             raise InvalidSessionInput("client_session", "None: the in-memory double has no transactions")
+
+    async def carried(self, operation: Callable[[], Awaitable[Found]], *, within: float) -> Found:
+        """What the driver answers to one operation; given up after so many seconds, whatever the driver does.
+
+        Raises:
+            DriverFault: It did not answer, or failed in a way that is none of its errors.
+        """
+        try:
+            async with asyncio.timeout(within):
+                return await answered(operation())
+        except (RuntimeError, OSError) as error:  # asyncio's TimeoutError is one of the latter
+            raise DriverFault(type(error).__name__) from error
 
     def hint_of(self, lookup: Lookup) -> None:
         """None: the double refuses hints."""
@@ -158,4 +211,4 @@ def handles_of(database: Database) -> DriverHandles:
         return DoubleHandles(database)
     if not names & _SESSION_OF.keys():
         raise InvalidSessionInput("database", "a database of Motor, PyMongo Async or mongomock-motor")
-    return DriverHandles(database)
+    return PyMongoHandles(database) if _PYMONGO in names else DriverHandles(database)

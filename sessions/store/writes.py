@@ -380,7 +380,7 @@ def narrowed(write: Write, session: ActiveScheduleSessionSnapshot) -> Write:
 
 def without_nulls(*fields: str) -> Write:
     """Remove fields that another writer left null, so that an update can count them up or reach into them."""
-    are_null = {field: {"$type": "null"} for field in fields}
+    are_null = {field: {"$eq": None, "$exists": True} for field in fields}
     return Write(are_null, {"$unset": dict.fromkeys(fields, ""), "$inc": {"revision": 1}})
 
 

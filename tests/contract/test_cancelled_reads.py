@@ -1,13 +1,21 @@
 """A read that is cancelled is cancelled, whatever the driver makes of it."""
 
 import asyncio
+import time
 from random import Random
+from typing import Any
 
+import anyio
 import pytest
 
-from sessions import SessionRepository
+from sessions import SessionRepository, StoreUnavailable, WriteOutcome, open_repository
+from sessions.testing import SessionMaker
+from tests.support.fail_points import failing
 
 CANCELLED = 200
+ROUNDS = 15
+AT_ONCE = 40
+PATIENCE = 15.0
 
 
 @pytest.mark.needs("server")
@@ -53,3 +61,61 @@ async def test_a_cancellation_is_delivered_once(repository: SessionRepository) -
         cancelled += reading.cancel()
         await asyncio.wait({reading})
     assert tidied == cancelled
+
+
+@pytest.mark.needs("server")
+async def test_calls_that_are_cancelled_twice_keep_nothing_of_the_driver(repository: SessionRepository) -> None:
+    """In PyMongo's hands they left the lock of its pool taken, and every later call waited for ever."""
+    chance = Random(7)
+    for _ in range(ROUNDS):
+        calls = [asyncio.create_task(repository.route(1, f"c{number}")) for number in range(AT_ONCE)]
+        await asyncio.sleep(chance.uniform(0, 0.004))
+        for _ in range(2):
+            for call in calls:
+                call.cancel()
+            await asyncio.sleep(0)
+        _, waiting = await asyncio.wait(calls, timeout=PATIENCE)
+        assert not waiting
+        async with asyncio.timeout(PATIENCE):
+            await repository.route(1, "c")
+
+
+@pytest.mark.needs("server")
+async def test_a_cancelled_call_waits_without_a_processor_under_anyio(
+    repository: SessionRepository, database: Any
+) -> None:
+    """A scope of anyio cancels again at each turn of the loop; what has to be finished waits for its end once."""
+    async with failing(database, "insert", blockConnection=True, blockTimeMS=1_000):
+        began = time.process_time()
+        with anyio.move_on_after(0.05) as scope:
+            await repository.create(1, "t", pending_question="Which day?")
+        took = time.process_time() - began
+    assert scope.cancelled_caught
+    assert await repository.find_by_trigger("t", user_id=1) is not None
+    # A loop that spins takes the whole of the second.
+    assert took < 0.5
+
+
+@pytest.mark.needs("server")
+async def test_a_driver_that_hangs_bounds_nobodys_time(
+    database: Any, make_session: SessionMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the driver does, a call ends a second after its timeout, and with an error of this library."""
+    session = await make_session(conversation_id="c")
+    async with open_repository(database, timeout=1.0) as repository:
+
+        async def never(*_: object, **__: object) -> None:
+            await asyncio.Event().wait()
+
+        async def break_down(*_: object, **__: object) -> None:
+            raise RuntimeError("cannot wait on un-acquired lock")
+
+        for behaviour in (never, break_down):
+            with monkeypatch.context() as patched:
+                patched.setattr(repository._collection._handles.plain, "find_one_and_update", behaviour)
+                began = asyncio.get_running_loop().time()
+                with pytest.raises(StoreUnavailable) as refusal:
+                    await repository.ignore(session.session_id, user_id=1)
+                assert asyncio.get_running_loop().time() - began < 2.0
+                assert refusal.value.outcome is WriteOutcome.UNKNOWN
+        assert await repository.get(session.session_id, user_id=1) == session
