@@ -3,14 +3,14 @@
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import pytest
 import pytest_asyncio
 
 from sessions import open_repository
-from sessions.store.clients import connect, disconnect
+from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
 
 if TYPE_CHECKING:
     from sessions.store.clients import Database
@@ -18,12 +18,61 @@ if TYPE_CHECKING:
 pytest_plugins = ["sessions.testing", "pytester"]
 
 
-def pytest_xdist_auto_num_workers() -> int:
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """How many processes share the suite; each starts a server of its own, whose fail points are for the whole server.
 
-    On the one server of ``MONGODB_URI`` two processes would disturb each other.
+    On the one server of ``MONGODB_URI`` two processes would disturb each other. The quick lane waits for less, and is
+    done before a fourth process would have paid for its start.
     """
-    return 1 if os.environ.get("MONGODB_URI") else 4
+    if os.environ.get("MONGODB_URI"):
+        return 1
+    return 3 if config.option.markexpr == "not slow" else 4
+
+
+# What the quick lane leaves out whole: several processes, killed servers, large collections, thousands of calls.
+# Single tests elsewhere carry the mark themselves.
+SLOW: Final = (
+    "tests/failover/",
+    "tests/race/",
+    "tests/web/",
+    "tests/contract/test_acknowledged.py",
+    "tests/contract/test_fixtures.py",
+    "tests/contract/test_plans.py",
+    "tests/contract/test_random_calls.py",
+    "tests/contract/test_unavailable.py",
+    "tests/indexes/test_apply_killed.py",
+    "tests/indexes/test_building.py",
+    "tests/indexes/test_command.py",
+    "tests/indexes/test_conflicts.py",
+    "tests/indexes/test_drift.py",
+    "tests/indexes/test_explain.py",
+    "tests/indexes/test_lock.py",
+    "tests/indexes/test_replica_set.py",
+    "tests/indexes/test_rights.py",
+    "tests/indexes/test_two_at_once.py",
+    "tests/indexes/test_under_load.py",
+)
+# What it plays on the double only: the bridge, which knows no server, and what is tried with every call there is.
+SLOW_ON_SERVERS: Final = (
+    "tests/contract/test_bridge_",
+    "tests/contract/test_cancellation.py",
+    "tests/contract/test_every_call.py",
+)
+
+
+def is_slow(item: pytest.Item) -> bool:
+    """Whether the quick lane leaves it out; of the two drivers it keeps the one that Beanie uses here."""
+    called = getattr(item, "callspec", None)  # of a parametrized test
+    backend = "double" if called is None else called.params.get("backend", "double")
+    kept = ("double",) if item.nodeid.startswith(SLOW_ON_SERVERS) else ("double", DEFAULT_DRIVER)
+    return item.nodeid.startswith(SLOW) or backend not in kept
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest takes out what ``-m`` leaves out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what the quick lane leaves out."""
+    for item in filter(is_slow, items):
+        item.add_marker(pytest.mark.slow)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

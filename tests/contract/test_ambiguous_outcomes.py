@@ -246,6 +246,7 @@ def entries_expected(ready: ReadyCall) -> int:
     return 0 if ready.name in LEAVES_NO_ENTRY else 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "retry_writes"), [*((way, False) for way in WAYS), *((way, True) for way in RETRIED_BY_DRIVERS)]
 )

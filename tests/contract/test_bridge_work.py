@@ -129,6 +129,7 @@ async def test_a_graph_that_tidies_up(database: "Database", session_clock: Moved
     await brief.close()
 
 
+@pytest.mark.slow
 async def test_a_graph_that_cannot_be_stopped(brief: SessionRepository, caplog: pytest.LogCaptureFixture) -> None:
     """It is left to itself: the call returns, the question stands, and whatever it comes to is thrown away."""
     before = await asked(brief)
@@ -252,6 +253,7 @@ def test_a_loop_that_shuts_down() -> None:
 # --- its lease -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_lease_is_renewed_while_the_graph_runs(brief: SessionRepository) -> None:
     """A graph that needs longer than a lease keeps its session: everybody else is held until it has answered."""
     await asked(brief)
@@ -346,6 +348,7 @@ async def test_a_lease_that_cannot_be_renewed(
     assert as_before(await brief.get(before.session_id, user_id=1), before)
 
 
+@pytest.mark.slow
 async def test_a_renewal_that_fails_once(brief: SessionRepository, monkeypatch: pytest.MonkeyPatch) -> None:
     """One failed renewal stops nothing: it is tried again while the lease holds."""
     await asked(brief)
@@ -417,6 +420,7 @@ async def test_a_claim_that_cannot_be_given_back(
 # --- it blocks the event loop ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goes_on", [False, True])
 async def test_a_graph_that_blocks_the_loop(brief: SessionRepository, *, goes_on: bool) -> None:
     """It cannot be cancelled; when it comes back after its lease, and nobody took over, its answer is recorded."""
@@ -434,6 +438,7 @@ async def test_a_graph_that_blocks_the_loop(brief: SessionRepository, *, goes_on
     assert outcome.session.state.pending_question == "And?"
 
 
+@pytest.mark.slow
 async def test_a_graph_that_blocks_during_a_renewal(brief: SessionRepository, monkeypatch: pytest.MonkeyPatch) -> None:
     """A renewal whose answer could not be read in time for the blocked loop has not failed."""
     await asked(brief)
@@ -467,6 +472,7 @@ async def test_a_graph_that_blocks_past_its_time(brief: SessionRepository) -> No
     assert isinstance(await bridge.handle(1, "c", "And?", message_id="m1"), Asked)
 
 
+@pytest.mark.slow
 async def test_a_graph_that_blocks_and_is_taken_over(brief: SessionRepository) -> None:
     """A worker that blocked past its lease, and whose session another claimed meanwhile, records nothing."""
     session = await asked(brief)

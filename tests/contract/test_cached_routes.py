@@ -337,6 +337,7 @@ async def test_a_dropped_collection_empties_it(
     await until(is_free)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tries"),
     [
@@ -448,6 +449,7 @@ async def test_without_a_stream_it_asks_the_database(
                 await router.__aenter__()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [189, 280])
 async def test_a_lost_stream_empties_it_until_another_stands(
     router: CachedRouter,

@@ -96,6 +96,7 @@ async def fail_its_check(_play: Play) -> str:
 BROKEN: Final = Step("A step that is broken.", RouteAction.HOLD, RouteAction.HOLD, fail_its_check)
 
 
+@pytest.mark.slow
 @needs_mongod
 def test_on_its_own_server_it_ends_well_and_is_a_plain_log() -> None:
     """The demo's main path: exit 0, every step ok, no escape code, nothing wider than 80 columns."""
@@ -111,6 +112,7 @@ def test_on_its_own_server_it_ends_well_and_is_a_plain_log() -> None:
     assert lines[-1].startswith(f"All {len(STORY)} steps ended as they say")
 
 
+@pytest.mark.slow
 async def test_on_the_users_server_it_leaves_nothing(mongod_uri: str) -> None:
     """With MONGODB_URI it runs in a database of its own, removes it, and never prints the URI."""
     ended = await asyncio.to_thread(run_as_command, "demo", MONGODB_URI=mongod_uri)
@@ -238,6 +240,7 @@ async def test_a_database_that_cannot_be_removed_is_named(
             await client.drop_database(name)
 
 
+@pytest.mark.slow
 @needs_mongod
 async def test_in_this_process_it_runs_on_its_own_server(monkeypatch: pytest.MonkeyPatch, printed: io.StringIO) -> None:
     """Without MONGODB_URI a server is started and used."""
@@ -276,6 +279,7 @@ async def test_a_mongod_that_does_not_start(monkeypatch: pytest.MonkeyPatch, pri
         await command.run(console_on(printed))
 
 
+@pytest.mark.slow
 @needs_mongod
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM handlers")
 async def test_stopped_half_way_it_removes_its_database(mongod_uri: str) -> None:

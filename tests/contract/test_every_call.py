@@ -127,6 +127,7 @@ async def test_each_call_from_each_status(
 HOLDERS = [(name, kind) for name, rule in CALLS.items() for kind in LeaseKind if kind in rule.held]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", list(SessionStatus))
 @pytest.mark.parametrize(("call", "kind"), HOLDERS)
 async def test_each_holders_call_from_each_status(

@@ -392,6 +392,7 @@ async def test_events_without_a_replica_set(app: FastAPI, backend: Backend) -> N
     assert (answer.status_code, answer.json()["needs_replica_set"]) == (410, True)
 
 
+@pytest.mark.slow
 def test_a_missing_extra_is_named() -> None:
     """Without FastAPI the import fails with the command that installs it."""
     script = """

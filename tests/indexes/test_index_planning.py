@@ -362,6 +362,7 @@ KINDS: Final[tuple[dict[str, Any], ...]] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(200))
 def test_declared_names_that_hold_each_others_definitions(seed: int) -> None:
     """Two to four in a ring, some under foreign names. At each moment every index that served is still served."""
@@ -432,6 +433,7 @@ def serves_routes(present: Mapping[str, Mapping[str, Any]]) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(200))
 def test_at_no_moment_is_uniqueness_or_the_index_lost(seed: int) -> None:
     """From any drift, killed after any step and continued, the end is equal and each moment on the way is safe."""

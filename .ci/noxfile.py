@@ -1,0 +1,46 @@
+"""How the suite is run on each Python and each Beanie line: ``nox -f .ci/noxfile.py``, from the top of the checkout."""
+
+import os
+from pathlib import Path
+
+import nox
+
+PYTHONS = ("3.11", "3.12", "3.13")
+STACKS = {"motor": "test", "pymongo": "pymongo,test-tools"}  # Beanie 1.30 and Beanie 2: extras of pyproject.toml
+TOP = Path(__file__).parents[1]
+
+nox.needs_version = ">=2026.10"
+nox.options.error_on_missing_interpreters = False  # in CI too: a Python that the machine lacks is skipped by name
+nox.options.download_python = "never"
+
+# pyenv puts a python3.12 on PATH that answers only where 3.12 was chosen; the real ones come behind it.
+PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+FOUND = [str(folder) for version in PYTHONS for folder in sorted(PYENV.glob(f"versions/{version}.*/bin"))]
+os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *FOUND])
+
+
+def install(session: nox.Session, extras: str) -> None:
+    """The library as it stands, with these extras; what follows runs at the top of the checkout."""
+    session.chdir(TOP)
+    session.install("--editable", f".[{extras}]")
+    session.run("python", "-m", "pip", "check", silent=True)
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("stack", [nox.param(stack, id=stack) for stack in STACKS])
+def tests(session: nox.Session, stack: str) -> None:
+    """The suite; pytest takes what follows ``--``, as in ``-- -m "not slow"``."""
+    install(session, STACKS[stack])
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+@nox.parametrize("stack", [nox.param(stack, id=stack) for stack in STACKS])
+def lint(session: nox.Session, stack: str) -> None:
+    """Style, who may import whom, and types; the types on both lines of Beanie."""
+    install(session, f"{STACKS[stack]},lint")
+    if stack == "motor":
+        session.run("ruff", "check", ".")
+        session.run("ruff", "format", "--check", ".")
+        session.run("lint-imports", "--no-logo")
+    session.run("mypy")
