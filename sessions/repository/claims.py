@@ -30,7 +30,7 @@ class Claims(Engine):
         """Take the session for a reply, or take it over from a worker whose ``reply`` lease lapsed.
 
         Args:
-            reply_id: The message; it drives at most one recorded rerun.
+            reply_id: The message; it drives at most one recorded rerun among the last 32 of its session.
             question_number: The question that the sender saw, from 0; None if it is not known.
 
         Returns:
@@ -72,7 +72,7 @@ class Claims(Engine):
 
         Args:
             preview_id: The preview that the user saw.
-            reply_id: The message; it drives at most one recorded rerun.
+            reply_id: The message; it drives at most one recorded rerun among the last 32 of its session.
 
         Returns:
             The claim; a replay gets the same one while its lease is current.

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import pymongo
-from pymongo import IndexModel, ReturnDocument
+from pymongo import IndexModel, ReturnDocument, _csot
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from sessions.backoff import Backoff
@@ -244,7 +244,9 @@ class SessionCollection:
         return StoreCall(self._handles, ends=self._ends(), session=session, committed=committed)
 
     def _ends(self) -> float:
-        return steady() + self.timeout
+        # The driver alone knows the caller's `pymongo.timeout`, and has no public name for what is left of it.
+        left = _csot.remaining()
+        return steady() + (self.timeout if left is None else min(self.timeout, max(left, _LEAST_TIME)))
 
     async def indexes(self) -> dict[str, dict[str, Any]]:
         """Each index by its name; one that is still being built carries its ``buildUUID``."""
