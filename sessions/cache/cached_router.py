@@ -13,8 +13,8 @@ from sessions.cache.entries import Key, to_entry
 from sessions.cache.listener import Listener, Lookup
 from sessions.domain import inputs
 from sessions.domain.errors import SessionRef, StoreUnavailable, WriteOutcome
-from sessions.domain.expiry import route_of
 from sessions.domain.models import ActiveScheduleSessionSnapshot, Route
+from sessions.domain.routing import route_of
 from sessions.repository import SessionRepository
 from sessions.tasks import forget, in_background
 

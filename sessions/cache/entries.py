@@ -6,8 +6,8 @@ from typing import Any, Final, NamedTuple
 
 from cachetools import LRUCache
 
-from sessions.domain.expiry import route_of
 from sessions.domain.models import ActiveScheduleSessionSnapshot, Route, RouteAction
+from sessions.domain.routing import route_of
 
 Key = tuple[int, str]
 """User and conversation."""

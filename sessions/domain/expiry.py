@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from sessions.domain.lifecycle import LEASES, LeaseKind, SessionStatus
-from sessions.domain.models import ActiveScheduleSessionSnapshot, Question, Route, RouteAction
+from sessions.domain.models import ActiveScheduleSessionSnapshot, Question
 
 
 def has_live_lease(session: ActiveScheduleSessionSnapshot, at: datetime) -> bool:
@@ -45,12 +45,3 @@ def question_standing(session: ActiveScheduleSessionSnapshot, status: SessionSta
     is_reply = session.lease is not None and session.lease.kind is LeaseKind.REPLY
     stands = status is SessionStatus.WAITING_USER_REPLY or (status is SessionStatus.RERUNNING and is_reply)
     return session.question if stands else None
-
-
-def route_of(session: ActiveScheduleSessionSnapshot | None, at: datetime) -> Route:
-    """What a chat entry point does with a message, given the session that the governor index found."""
-    if session is None or not counts_as(session, at).intercepts:
-        return Route(RouteAction.FREE_CHAT)
-    if has_live_lease(session, at):
-        return Route(RouteAction.HOLD, session)
-    return Route(RouteAction.RESUME, session)

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 from sessions.domain import inputs, limits
 from sessions.domain.errors import InvalidSessionInput, SessionNotFound, SessionRef
-from sessions.domain.expiry import route_of
 from sessions.domain.lifecycle import ALL, SessionStatus
 from sessions.domain.models import ActiveScheduleSessionSnapshot, Page, Route, Transition
+from sessions.domain.routing import route_of
 from sessions.repository.engine import Engine
 from sessions.store import reads
 from sessions.store.clients import ClientSession
