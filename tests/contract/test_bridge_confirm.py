@@ -264,7 +264,7 @@ async def test_a_write_back_that_takes_too_long(repository: SessionRepository, s
 
 
 async def test_taken_over_while_it_writes(repository: SessionRepository, session_clock: MovedClock) -> None:
-    """A writer whose lease was taken over learns it when he is done, and records nothing."""
+    """A writer whose lease was taken over learns it at the end, and records nothing."""
     session = await shown(repository)
     slow, quick = Schedule(), Schedule()
     slow.gate = asyncio.Event()

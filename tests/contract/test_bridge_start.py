@@ -114,7 +114,7 @@ async def test_delivered_again_with_another_result(bridge: SessionBridge) -> Non
 
 
 async def test_delivered_again_after_something_happened(bridge: SessionBridge, repository: SessionRepository) -> None:
-    """Once the user has reacted a late second delivery must not notify him again."""
+    """Once the user has reacted a late second delivery must not notify them again."""
     answered = await bridge.start(1, "t1", AskUser("Which day?"), conversation_id="c1")
     claim = await repository.claim_rerun(answered.session.session_id, user_id=1, reply_id="m")
     assert isinstance(await bridge.start(1, "t1", AskUser("Which day?")), AlreadyHandled)

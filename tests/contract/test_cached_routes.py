@@ -394,7 +394,7 @@ async def test_those_who_ask_at_once_share_one_lookup(
 
 
 async def test_a_lookup_is_not_bound_to_who_began_it(router: CachedRouter, make_session: SessionMaker) -> None:
-    """A caller with hardly any time left does not take the others' lookup with him."""
+    """A caller with hardly any time left does not end the others' lookup."""
     session = await make_session(conversation_id=CONVERSATION)
     with pymongo.timeout(0.000001):
         hurried = asyncio.create_task(router.route(1, CONVERSATION))
@@ -535,7 +535,7 @@ async def test_a_document_that_is_no_session(
 
 
 async def test_a_repository_that_is_closed_while_a_cache_is_entered(database: "Database") -> None:
-    """Whoever enters learns it at once, and from what he gets what to do; he does not wait for a primary."""
+    """Whoever enters learns it at once, and what to do, without waiting for a primary."""
     repository = await open_repository(database, create_indexes=True)
     router = CachedRouter(repository)
     asked = asyncio.Event()

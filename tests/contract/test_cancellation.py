@@ -267,7 +267,7 @@ async def test_an_ended_session_needs_no_giving_back(
 
 
 async def test_an_undoing_that_breaks_hides_no_cancellation(caplog: pytest.LogCaptureFixture) -> None:
-    """The caller sees that he was cancelled, and the log what went wrong."""
+    """The caller sees the cancellation, and the log what went wrong."""
 
     async def work() -> int:
         await asyncio.sleep(0)

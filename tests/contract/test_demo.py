@@ -198,7 +198,7 @@ async def test_check_and_refused() -> None:
 def test_a_server_that_cannot_be_used_is_one_line_and_exits_2(
     uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nobody reads a traceback, or his password, for a server that is down."""
+    """Nobody reads a traceback, or a password, for a server that is down."""
     monkeypatch.setenv("MONGODB_URI", uri)
     assert __main__.main(["demo"]) == 2
     printed = capsys.readouterr()
@@ -223,7 +223,7 @@ async def test_a_database_that_cannot_be_opened(
 async def test_a_database_that_cannot_be_removed_is_named(
     mongod_uri: str, monkeypatch: pytest.MonkeyPatch, printed: io.StringIO
 ) -> None:
-    """Who lets the demo on his server learns what it had to leave there."""
+    """Whoever lends the demo a server learns what it had to leave there."""
 
     async def refuse(_client: object, _name: str) -> None:
         raise PyMongoError

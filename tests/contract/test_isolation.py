@@ -54,7 +54,7 @@ async def _everything(database: "Database") -> list[dict[str, Any]]:
 
 
 async def _seen(call: Awaitable[object], session_id: str) -> tuple[object, ...]:
-    """All that a caller can see of a refusal, the ids blanked that he passed himself."""
+    """All that a caller can see of a refusal, with the ids blanked that the caller passed."""
     with pytest.raises(SessionError) as caught:
         await call
     error = caught.value

@@ -51,7 +51,7 @@ async def test_what_swallows_its_cancellation_is_cancelled_again() -> None:
 
 @pytest.mark.usefixtures("_impatient")
 async def test_who_stops_is_cancelled_himself() -> None:
-    """His own cancellation is not lost, and leaves when the work has ended."""
+    """The caller's own cancellation is not lost, and leaves when the work has ended."""
     work = Swallowing(2)
     task = asyncio.create_task(work())
     stopping = asyncio.create_task(stopped([task]))
@@ -141,7 +141,7 @@ async def test_a_clock_is_closed_whenever_it_is_told_of_a_new_primary(
 
 @pytest.mark.parametrize("within", [0.0, WITHIN])
 async def test_what_a_cancelled_caller_began_is_undone_when_it_comes(within: float) -> None:
-    """He leaves soon though nothing answers, or with the undoing done where it comes in time."""
+    """The caller leaves soon though nothing answers, or with the undoing done if it comes in time."""
     answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     undone: list[str] = []
 

@@ -73,7 +73,7 @@ def test_outcomes_are_small_frozen_values(kind: Any) -> None:
     ],
 )
 def test_no_repr_shows_a_text(value: object) -> None:
-    """A log line of any of them holds neither what the user was asked nor what he wrote, nor the payload."""
+    """A log line of any of them holds neither what the user was asked nor their answer, nor the payload."""
     assert PRIVATE not in repr(value)
     assert type(value).__name__ in repr(value)
 
