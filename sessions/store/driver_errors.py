@@ -1,5 +1,6 @@
 """What the driver's errors mean: whether a write may have happened, whether to try again, what ends a watch."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -42,9 +43,12 @@ _OUTCOMES: Final[tuple[tuple[type[PyMongoError] | tuple[type[PyMongoError], ...]
 # and the same command may succeed later.
 _TRANSIENT_CODES: Final = frozenset({6, 7, 64, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 _FIELD_OF_ANOTHER_KIND: Final = frozenset({2, 14, 28})
+_UNAUTHORIZED: Final = 13
+# Of the server's text its command's name alone: the rest quotes the command.
+_COMMAND: Final = re.compile(r"to execute command \{ (\w+):")
 _CANNOT_PASS: Final[Mapping[int, str]] = {
     # The names are the server's: https://www.mongodb.com/docs/v6.0/reference/error-codes/
-    13: "the user lacks a right for this",
+    _UNAUTHORIZED: "the user lacks a right for this",
     18: "the server refused the user or the password",
     20: "this server does not allow it",
     73: "a name is not one that the server accepts",
@@ -74,6 +78,8 @@ def reason_of(error: PyMongoError) -> str | None:
     if isinstance(error, ConfigurationError) and not isinstance(error, ServerSelectionTimeoutError):
         return "the client is configured wrongly"
     code = getattr(error, "code", None)
+    if code == _UNAUTHORIZED and (command := _COMMAND.search(str(error))):
+        return f"the user lacks the right to {command[1]}"
     return None if code is None else _CANNOT_PASS.get(code)
 
 
