@@ -342,8 +342,11 @@ async def test_a_lease_that_cannot_be_renewed(
     before = await asked(brief)
     graph = Hanging()
     monkeypatch.setattr(brief, "renew", renew)
-    with pytest.raises(error):
+    with pytest.raises(error) as failure:
         await asyncio.wait_for(SessionBridge(brief, graph).handle(1, "c", "Tuesday", message_id="m1"), 10)
+    if renew is unanswered:
+        # The claim's own revision: one more than before it.
+        assert getattr(failure.value, "revision", None) == before.revision + 1
     assert 0 <= graph.stopped_after < LEASE.total_seconds()
     assert as_before(await brief.get(before.session_id, user_id=1), before)
 
