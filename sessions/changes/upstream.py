@@ -3,7 +3,8 @@
 from datetime import datetime
 from time import monotonic
 
-from sessions.changes.feed import Feed, Feeds, Follower
+from sessions.changes.feed import Feed, Follower
+from sessions.changes.feeds import Feeds
 from sessions.domain.errors import SessionRef
 from sessions.domain.models import ActiveScheduleSessionSnapshot, to_snapshot
 from sessions.store import reads
