@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from operator import methodcaller
 from time import monotonic
 from typing import Final
@@ -23,7 +24,7 @@ from sessions.tasks import in_background, stopped, to_the_end
 
 logger = logging.getLogger("sessions")
 
-_WAIT: Final = 0.1
+_WAIT: Final = 0.05
 """Seconds that a read waits before it says that there is nothing more."""
 _TURN: Final = 0.25
 
@@ -183,6 +184,7 @@ class CatchUp:
         token = min(follower.position for follower in followers)
         turn_ends = monotonic() + _TURN
         reading: Reading | None = None
+        front_is_near = False
         try:
             reading = await Reading.open(self._source, token, wait=_WAIT, patience=self._patience)
             tell_each(followers, methodcaller("joined", token))
@@ -193,6 +195,12 @@ class CatchUp:
                 event = None if change is None else to_event(change)
                 if event is not None:
                     tell_each(followers, methodcaller("happened", event))
+                elif not front_is_near:
+                    # A feed that has just begun stands ahead of the last write (*measured*): after another one, of any
+                    # kind, this stream passes it. An idle server would make it ten seconds later.
+                    front_is_near = True
+                    with suppress(StoreUnavailable):
+                        await self._source.confirm_primary()
                 is_over = monotonic() > turn_ends and (self._newcomers or len(self._rounds) > 1)
                 if is_over or (event is not None and event.kind == "invalidate"):
                     return

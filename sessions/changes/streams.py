@@ -35,6 +35,9 @@ class Source(Protocol):
     def check_token(self, token: str) -> Coroutine[Any, Any, None]:
         """Return if the server takes it for a token of its own; none of the changes behind it is read."""
 
+    def confirm_primary(self) -> Coroutine[Any, Any, None]:
+        """Return once a majority has confirmed the primary; it writes something for that, of no collection."""
+
     def primary(self) -> object:
         """The primary that is known now; None if there is none."""
 

@@ -88,6 +88,9 @@ class PlayedSource:
         if self.refusals:
             raise self.refusals.pop(0)
 
+    async def confirm_primary(self) -> None:
+        """It is."""
+
     def primary(self) -> object:
         """What the test says."""
         return self.present

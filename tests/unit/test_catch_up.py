@@ -51,7 +51,8 @@ class ServerStream:
                     raise failure
                 self.token = token
                 return found
-        self.token = self._server.now
+        # As a server does: it moves on when something was written, whatever it was.
+        self.token = max(self.token or "", self._server.now)
         return None
 
     async def close(self) -> None:
@@ -70,15 +71,22 @@ class PlayedServer:
         self.open: set[ServerStream] = set()
         self.most_open = 0
         self.opened_from: list[str | None] = []
+        self.has_moved = False
 
     @property
     def now(self) -> str:
-        """Where an idle stream stands."""
-        return idle_token(int(self.events[-1]["_id"]["_data"][2:18], 16) + 1 if self.events else 1)
+        """Where an idle stream stands: at the last change, or behind what else was written."""
+        last = str(self.events[-1]["_id"]["_data"])
+        return idle_token(int(last[2:18], 16) + 1) if self.has_moved else last
+
+    async def confirm_primary(self) -> None:
+        """Written into the log, not into the collection."""
+        self.has_moved = True
 
     def write(self, *numbers: int) -> None:
         """Changes of sessions of their own."""
         self.events.extend(event(number) for number in numbers)
+        self.has_moved = False
 
     async def changes(self, resume_after: str | None, *, wait: float) -> ServerStream:  # noqa: ARG002 - the protocol's
         """A stream from there."""
@@ -86,7 +94,9 @@ class PlayedServer:
         if refusal := self.no_tokens.get(resume_after or ""):
             raise refusal
         self.opened_from.append(resume_after)
-        stream = ServerStream(self, resume_after or self.now)
+        last = int(str(self.events[-1]["_id"]["_data"])[2:18], 16)
+        # One that begins now stands ahead of the last write.
+        stream = ServerStream(self, resume_after or idle_token(last + 1))
         self.open.add(stream)
         self.most_open = max(self.most_open, len(self.open))
         return stream
