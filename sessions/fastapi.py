@@ -5,8 +5,8 @@ Needs the extra ``fastapi``; nothing else of the library imports this module.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
@@ -27,12 +27,12 @@ from sessions.repository import SessionRepository
 
 with needs_extra("fastapi", "sessions.fastapi"):
     import anyio
-    from fastapi import APIRouter, Depends, FastAPI, Header, Query
+    from fastapi import APIRouter, Depends, FastAPI, Header, Query, status
     from fastapi.requests import HTTPConnection
     from fastapi.responses import JSONResponse
     from sse_starlette import EventSourceResponse, ServerSentEvent
-    from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
+    from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 __all__ = [
     "Bridge",
@@ -52,6 +52,7 @@ DEFAULT_HEARTBEAT: Final = timedelta(seconds=15)
 _RETRY_AFTER_SECONDS: Final = "1"
 _RECONNECT_MS: Final = 1000
 _GRACE_SECONDS: Final = 2.0
+_PLACE: Final = "active_schedule_sessions"
 
 # --- opened and closed with the application ---------------------------------------------------------------------
 
@@ -81,7 +82,8 @@ async def sessions_lifespan(
 ) -> AsyncIterator[SessionRepository]:
     """Open the sessions of an application and close them with it; for the body of the application's own lifespan.
 
-    Bridge, router and upkeep are made in this order.
+    Bridge, router and upkeep are made in this order. An application has one repository; for another database mount an
+    application of its own and enter ``sessions_lifespan`` for that too.
 
     Args:
         app: The application whose routes use `Repository`, `Router` and `Bridge`.
@@ -97,8 +99,10 @@ async def sessions_lifespan(
         IndexesMissing: The database does not hold the governor index.
         StoreUnavailable: No primary answered within the repository's ``timeout``.
         WatchInterrupted: A router was asked for, and the server is no replica set.
+        RuntimeError: The application has its sessions already.
     """
     async with AsyncExitStack() as stack:
+        serve = stack.enter_context(_only_one(app))
         repository = await stack.enter_async_context(opening)
         made = bridge(repository) if bridge is not None else None
         routes: MessageRouter = repository
@@ -106,12 +110,30 @@ async def sessions_lifespan(
             routes = await stack.enter_async_context(router(repository))
         if upkeep is not None:
             await stack.enter_async_context(upkeep(repository))
-        app.state.active_schedule_sessions = _Serving(repository, routes, made)
+        # From the moment on that the lifespan ends, nothing of what is being closed is handed out.
+        stack.callback(serve, None)
+        serve(_Serving(repository, routes, made))
         yield repository
 
 
+@contextmanager
+def _only_one(app: FastAPI) -> Iterator[Callable[[_Serving | None], None]]:
+    """The application's place for its sessions, taken for the length of the block; gives what fills it."""
+    if hasattr(app.state, _PLACE):
+        raise RuntimeError(
+            "this application has its sessions already, and its routes could not tell two repositories apart: enter"
+            " sessions_lifespan once; for another database app.mount() a FastAPI application of its own and enter"
+            " sessions_lifespan for that one"
+        )
+    setattr(app.state, _PLACE, None)
+    try:
+        yield lambda serving: setattr(app.state, _PLACE, serving)
+    finally:
+        delattr(app.state, _PLACE)
+
+
 def _serving(connection: HTTPConnection) -> _Serving:
-    serving = getattr(connection.app.state, "active_schedule_sessions", None)
+    serving = getattr(connection.app.state, _PLACE, None)
     if not isinstance(serving, _Serving):
         raise RuntimeError("no sessions are open: enter sessions_lifespan(app, ...) in the lifespan of this very app")  # noqa: TRY004 - nothing of the caller's has a wrong type
     return serving
@@ -185,21 +207,47 @@ def problem_of(error: SessionError) -> dict[str, str | int | bool]:
     }
 
 
-async def _answer(request: Request, error: Exception) -> JSONResponse:
+async def _answer(connection: HTTPConnection, error: Exception) -> Any:
     if not isinstance(error, SessionError):
         raise error
-    problem = problem_of(error)
     if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         # Where the database is at fault its operator finds it here; the client is told no more than the problem.
-        logger.error("%s %s: %s", request.method, request.url.path, error)
+        logger.error("%s %s: %s", connection.scope.get("method", "WebSocket"), connection.url.path, error)
     headers = {"Cache-Control": "no-store"}
-    if isinstance(error, StoreUnavailable) and error.may_pass:
+    if _may_pass(error):
         headers["Retry-After"] = _RETRY_AFTER_SECONDS
-    return JSONResponse(problem, error.http_status, headers, media_type="application/problem+json")
+    answer = JSONResponse(problem_of(error), error.http_status, headers, media_type="application/problem+json")
+    if not isinstance(connection, WebSocket):
+        return answer
+    with suppress(WebSocketDisconnect):  # the client has gone meanwhile
+        await _close(connection, error, answer)
+    return None
+
+
+def _may_pass(error: SessionError) -> bool:
+    return isinstance(error, StoreUnavailable) and error.may_pass
+
+
+async def _close(websocket: WebSocket, error: SessionError, denial: JSONResponse) -> None:
+    """Deny a connection that was not accepted yet; close one that was, with a code and the kind of the error."""
+    if WebSocketState.DISCONNECTED in (websocket.client_state, websocket.application_state):
+        return
+    is_accepted = websocket.application_state is not WebSocketState.CONNECTING
+    if not is_accepted and "websocket.http.response" in websocket.scope.get("extensions", {}):
+        await websocket.send_denial_response(denial)
+        return
+    code = status.WS_1008_POLICY_VIOLATION
+    if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        code = status.WS_1013_TRY_AGAIN_LATER if _may_pass(error) else status.WS_1011_INTERNAL_ERROR
+    await websocket.close(code, type(error).__name__)
 
 
 def add_session_handlers(app: FastAPI) -> None:
     """Let the application answer each `SessionError` with its HTTP status, as ``application/problem+json``.
+
+    A WebSocket that was not accepted yet is denied with the same answer (403 if the server can't send one). One that
+    was accepted is closed with 1008, with 1013 if the database may be back soon, or with 1011 if it is at fault
+    otherwise; the reason is the name of the error's class.
 
     Args:
         app: The application.

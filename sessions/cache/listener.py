@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from sessions.backoff import Backoff
 from sessions.cache.entries import Entries, Entry, Key, OwnWrites, key_in
-from sessions.changes.feed import LONGEST_WAIT, Event
+from sessions.changes.events import Event
+from sessions.changes.feed import LONGEST_WAIT
 from sessions.changes.upstream import CacheListener, CacheUpstream
 from sessions.domain.errors import StoreUnavailable, WatchInterrupted
 from sessions.domain.models import ActiveScheduleSessionSnapshot

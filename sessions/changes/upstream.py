@@ -2,7 +2,8 @@
 
 from datetime import datetime
 
-from sessions.changes.feed import Feed, Feeds, Follower
+from sessions.changes.feed import Feed, Follower
+from sessions.changes.feeds import Feeds
 from sessions.domain.errors import SessionRef
 from sessions.domain.models import ActiveScheduleSessionSnapshot
 from sessions.steady_clock import steady

@@ -1,12 +1,15 @@
 """The iterator behind ``SessionRepository.watch``: a bounded queue that a feed fills and a consumer empties."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Protocol, Self
 
-from sessions.changes.feed import Event, Feed, Follower
+from sessions.changes.catch_up import Returning
+from sessions.changes.events import Event, names_change
+from sessions.changes.feed import Feed
+from sessions.domain.errors import WatchInterrupted
 from sessions.domain.models import ActiveScheduleSessionSnapshot
 
 MOST_PENDING: Final = 10_000
@@ -38,7 +41,24 @@ class Scope:
         )
 
 
-class Queue(Follower):
+class Feeder(Protocol):
+    """What tells a queue of changes: the shared feed, or the way to it."""
+
+    @property
+    def token(self) -> str | None:
+        """Where all its followers stand; None if each stands elsewhere."""
+
+    def follow(self, follower: "Queue", /) -> Coroutine[Any, Any, None]:
+        """Return when the queue will miss nothing more."""
+
+    def discard(self, follower: "Queue", /) -> None:
+        """Tell it no more."""
+
+    def leave(self, follower: "Queue", /) -> Coroutine[Any, Any, None]:
+        """As `discard`; if nobody is left, return when all has ended."""
+
+
+class Queue(Returning):
     """The changes of a scope that wait for their consumer.
 
     Attributes:
@@ -46,12 +66,16 @@ class Queue(Follower):
         failure: Why nothing more comes, until the consumer was told.
     """
 
-    def __init__(self, subscribe: Callable[[str | None], Feed], scope: Scope, *, resume_after: str | None) -> None:
+    def __init__(self, subscribe: Callable[[str | None], Feeder], scope: Scope, *, resume_after: str | None) -> None:
         self._subscribe = subscribe
         self._scope = scope
         # Behind what the consumer has taken, or where it began.
         self._taken = resume_after
-        self._feed: Feed | None = None
+        # Behind what was told; whatever is not behind it is passed over.
+        self._told = resume_after
+        # The change that was named, as long as it was not met. Others that came back may have begun before it.
+        self._sought = resume_after if resume_after is not None and names_change(resume_after) else None
+        self._feed: Feeder | None = None
         self._beginning = asyncio.Lock()
         self._wake = asyncio.Event()
         self._is_closed = False
@@ -63,32 +87,53 @@ class Queue(Follower):
         """Where a later watch goes on."""
         if self.pending or self._feed is None:
             return self._taken
-        return self._feed.token or self._taken
+        return max((token for token in (self._told, self._feed.token) if token is not None), default=None)
 
     # --- the feed's side ------------------------------------------------------------------------------------------
 
+    @property
+    def position(self) -> str:
+        """The token up to which it has been told everything; it has one when it comes back."""
+        return self._told or ""
+
     def joined(self, token: str | None) -> None:
         """From here on nothing is missed."""
-        self._taken = self._taken or token
+        if token == self._sought:
+            self._sought = None
+        if self._told is None:
+            self._taken = self._told = token
+
+    def moved_to(self, feed: Feed) -> None:
+        """From now on this feed tells it."""
+        self._feed = feed
 
     def happened(self, event: Event) -> None:
         """Keep the change for the consumer; a later one of the same session takes its place at the end."""
-        if not self._scope.holds(event) or not event.is_latest or event.snapshot is None:
+        if event.token == self._sought:
+            self._sought = None
+        if self._told is not None and event.token <= self._told:
+            return
+        self.passed(event.token)
+        if self._feed is None or not self._scope.holds(event) or not event.is_latest or event.snapshot is None:
             return
         change = Change(event.snapshot, event.token)
         self.pending.pop(change.snapshot.session_id, None)
         self.pending[change.snapshot.session_id] = change
-        if self._feed is not None and self._feed.is_shared and len(self.pending) > MOST_PENDING:
-            # Too far behind: it reads again from its token, by a feed of its own.
+        if len(self.pending) >= MOST_PENDING:
+            # It comes back for the rest when its consumer has taken what waits.
             self._feed.discard(self)
             self._feed = None
-            self.pending.clear()
         self._wake.set()
 
-    @property
-    def is_full(self) -> bool:
-        """Whether a feed of its own should read no further."""
-        return len(self.pending) >= MOST_PENDING
+    def passed(self, token: str) -> None:
+        """All changes up to here have been told."""
+        if self._told is not None and token <= self._told:
+            return
+        if self._sought is not None and self._feed is not None:
+            self._feed.discard(self)
+            self.ended(WatchInterrupted("the token is not among the server's changes"))
+            return
+        self._told = token
 
     def ended(self, error: Exception | None) -> None:
         """What is pending is still handed out; then the error, or the end."""
@@ -105,11 +150,14 @@ class Queue(Follower):
         async with self._beginning:
             if self._feed is not None or self._is_closed:
                 return
-            self._feed = feed = self._subscribe(self._taken)
+            self._feed = feed = self._subscribe(self._told)
             try:
                 await feed.follow(self)
             except BaseException:
-                self._feed = None
+                # It may have been handed to another one meanwhile.
+                if self._feed is not None:
+                    feed, self._feed = self._feed, None
+                feed.discard(self)
                 raise
 
     async def take(self) -> Change:
@@ -127,8 +175,6 @@ class Queue(Follower):
             await self._wake.wait()
         change = self.pending.pop(next(iter(self.pending)))
         self._taken = change.token
-        if self._feed is not None:
-            self._feed.make_room()
         return change
 
     async def close(self) -> None:
@@ -146,7 +192,7 @@ class Watch:
     """Changes as they happen: iterate over it, and close it, best by ``async with``.
 
     A consumer that is slower than the changes finds those of one session merged into the latest. If more than 10,000
-    sessions wait for it, it lets go of them and reads them again from its token, at its own pace.
+    sessions wait for it, it is told no more until they are taken, and then catches up with the rest.
     """
 
     def __init__(self, queue: Queue) -> None:

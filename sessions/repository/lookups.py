@@ -56,8 +56,8 @@ def _checked_statuses(statuses: object) -> frozenset[SessionStatus]:
 class Lookups(Engine):
     """The calls that read; they show what is stored.
 
-    Each is one ``find``. If the index that it names is hidden or absent it is sent once more without that name, and a
-    warning is logged.
+    Each is one ``find``. If the index that it names is hidden or absent it is sent once more without that name; that is
+    logged once, until the index is back.
     """
 
     async def route(self, user_id: int, conversation_id: str, *, client_session: ClientSession | None = None) -> Route:

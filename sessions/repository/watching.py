@@ -1,8 +1,8 @@
-"""Following changes: one stream that all share, and one more for each who goes on from a token."""
+"""Following changes: however many follow, the repository has two streams at most."""
 
 from functools import cached_property
 
-from sessions.changes.feed import Feeds
+from sessions.changes.feeds import Feeds
 from sessions.changes.upstream import CacheUpstream
 from sessions.changes.watch import Queue, Scope, Watch
 from sessions.domain import inputs
@@ -27,7 +27,8 @@ class Watching(Engine):
         It begins when it is entered (``async with``) or first awaited, and survives a lost connection and an election.
         Each change comes with the session as it left it; the revisions of one session strictly increase, across a
         restart from a token too. The latest state is never missed; states in between may be merged, and purging is
-        not reported. All who give no token share one stream; each who gives one has a stream of its own.
+        not reported. All share one stream; those who give a token are caught up together by a second one, and then join
+        the first.
 
         Args:
             user_id: Only this user's sessions, 1 to 2**63 - 1.
@@ -39,18 +40,21 @@ class Watching(Engine):
 
         Raises:
             InvalidSessionInput: An argument is outside its limits; nothing was sent.
-            WatchInterrupted: (Iterating) the server no longer has the changes since the token, or is no replica set.
-            StoreUnavailable: (Iterating) no primary answered within the repository's ``timeout`` at the start.
+            WatchInterrupted: (Iterating) nothing goes on from the token, or the server is no replica set.
+            StoreUnavailable: (Iterating) no primary answered within the repository's ``timeout`` at the start, or the
+                database user lacks the right to follow changes.
 
         Round trips:
-            None by itself; the stream asks the server once a second, and learns of a change at once.
+            None by itself; the stream asks the server once a second, and learns of a change at once. A token is looked
+            at by the server first.
         """
         scope = Scope(
             user_id=inputs.optional_integer("user_id", user_id),
             conversation_id=inputs.optional_identifier("conversation_id", conversation_id),
         )
         token = inputs.optional_token("resume_after", resume_after)
-        return Watch(Queue(self._feeds.subscribe, scope, resume_after=token))
+        # In capitals, as the server writes it: tokens are compared.
+        return Watch(Queue(self._feeds.subscribe, scope, resume_after=token and token.upper()))
 
     def _cache_upstream(self) -> CacheUpstream:
         return CacheUpstream(self._collection, self._clock, self._feeds)

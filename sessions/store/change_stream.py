@@ -7,7 +7,7 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from sessions.domain.errors import SessionRef, StoreUnavailable, WriteOutcome
-from sessions.store.driver_errors import cause_of, interrupting
+from sessions.store.driver_errors import cause_of, following
 
 CLOSE_WITHIN: Final = 1.0
 """Seconds that closing a stream waits for its server."""
@@ -22,10 +22,16 @@ def _refuse_to_resume() -> NoReturn:
 
 
 class ChangeStream:
-    """An open stream of changes; after an error it is closed, and another one is opened from the last token."""
+    """An open stream of changes; after an error it is closed, and another one is opened from the last token.
 
-    def __init__(self, stream: Any) -> None:
+    Args:
+        stream: The driver's.
+        namespace: Database and collection, for errors.
+    """
+
+    def __init__(self, stream: Any, *, namespace: str) -> None:
         self._stream = stream
+        self._namespace = namespace
         # Both drivers resume a stream without a word, Motor (whose own stream is `delegate`) even one that is being
         # closed in another thread; nobody would learn of the new one, and the server would keep its cursor.
         getattr(stream, "delegate", stream)._resume = _refuse_to_resume  # noqa: SLF001 - there is no option for it
@@ -40,10 +46,10 @@ class ChangeStream:
         """The next change, or None if none came in time.
 
         Raises:
-            StoreUnavailable: The stream is lost; another one can go on from the token.
+            StoreUnavailable: The stream is lost; another one can go on from the token, if need be once a right is back.
             WatchInterrupted: No stream can go on from here.
         """
-        with interrupting():
+        with following(self._namespace, goes_on=True):
             try:
                 change: dict[str, Any] | None = await self._stream.try_next()
             except PyMongoError as error:

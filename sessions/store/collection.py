@@ -20,7 +20,7 @@ from sessions.store.change_stream import CLOSE_WITHIN, ChangeStream
 from sessions.store.clients import ClientSession, Database
 from sessions.store.driver_errors import (
     cause_of,
-    interrupting,
+    following,
     is_bad_hint,
     known_of,
     may_pass,
@@ -31,7 +31,7 @@ from sessions.store.handles import DriverHandles, handles_of
 from sessions.store.reads import Lookup
 from sessions.store.updates import Filter, RawDocument, Stage
 from sessions.store.writes import Write
-from sessions.tasks import answered, or_undone_later
+from sessions.tasks import answered, or_undone_later, to_the_end
 
 logger = logging.getLogger("sessions")
 Found = TypeVar("Found")
@@ -168,12 +168,15 @@ class StoreCall:
             # In a transaction a refused hint would abort it, so there the planner chooses.
             hint = None if self.is_in_transaction else self._handles.hint_of(lookup)
             try:
-                return await look(hint)
+                found = await look(hint)
             except OperationFailure as error:
                 if hint is None or not is_bad_hint(error):
                     raise
-                logger.warning("index %s is hidden or absent: looked up without it; run python -m indexes apply", hint)
+                self._handles.note_hint(hint, serves=False)
                 return await look(None)
+            if hint is not None:
+                self._handles.note_hint(hint, serves=True)
+            return found
 
         return await self.send(look_with_fallback, about=about)
 
@@ -278,6 +281,14 @@ class SessionCollection:
         If the caller is cancelled meanwhile, a stream that was opened all the same is closed: the server would keep
         its cursor.
         """
-        opening = self.for_one_call().send(lambda: self._handles.open_stream(resume_after, wait=wait))
-        with interrupting():
+        return await self._opened(lambda: self._handles.open_stream(resume_after, wait=wait), resume_after)
+
+    async def check_token(self, token: str) -> None:
+        """Return if the server takes it for a token of this collection; it reads none of the changes behind it."""
+        stream = await self._opened(lambda: self._handles.open_stream(token, wait=0, batch=0), token)
+        await to_the_end(stream.close())
+
+    async def _opened(self, opens: Callable[[], Awaitable[ChangeStream]], token: str | None) -> ChangeStream:
+        with following(self._handles.plain.full_name, goes_on=token is not None):
+            opening = self.for_one_call().send(opens)
             return await or_undone_later(opening, undo=ChangeStream.close, within=CLOSE_WITHIN)

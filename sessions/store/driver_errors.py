@@ -16,7 +16,7 @@ from pymongo.errors import (
     WriteConcernError,
 )
 
-from sessions.domain.errors import StoreUnavailable, WatchInterrupted, WriteOutcome
+from sessions.domain.errors import SessionRef, StoreUnavailable, WatchInterrupted, WriteOutcome
 
 NO_COLLECTION: Final = 26
 STRICT_API: Final = 323
@@ -61,14 +61,19 @@ _CANNOT_PASS: Final[Mapping[int, str]] = {
     **dict.fromkeys((2, 9, 14, 28, 52, 59, 72), "the server refuses the command as it is"),
 }
 _PASSES: Final = (ConnectionFailure, WriteConcernError)
+_STANDALONE: Final = 40573
+_NO_RIGHT: Final = 13
+# With these another stream may go on from the same token: those that the specification of change streams names (the
+# transient ones above among them), a cursor or an operation that was killed, a right or a login that may come back.
+_LEAVE_THE_TOKEN: Final = _TRANSIENT_CODES | {43, 63, 133, 150, 234, 13388, 50, 175, 237, 11601, _NO_RIGHT, 18, 391}
+# All others are the token's, or of what comes behind it; the server has dozens for one that it can't read (*measured*).
 _INTERRUPTS: Final[Mapping[int, str]] = {
     286: "the server no longer holds the changes since the token",
     280: "the server does not find the token among its changes",
     260: "the token is not one to go on from",
-    **dict.fromkeys((9, 15, 40647, 40648, 40649, 50811), "this is not a token of a watch"),
-    40573: "a standalone server has no change streams",
+    10334: "the next change is larger than the 16 MB that the server can tell of",
 }
-_STANDALONE: Final = 40573
+_UNREADABLE: Final = "this is not a token of a watch, or the server cannot go on from it"
 
 
 def reason_of(error: PyMongoError) -> str | None:
@@ -120,13 +125,33 @@ def cause_of(error: PyMongoError) -> str:
 
 
 @contextmanager
-def interrupting() -> Iterator[None]:
-    """Turn the unavailability that no later stream can go on from into `WatchInterrupted`."""
+def following(namespace: str, *, goes_on: bool) -> Iterator[None]:
+    """Tell apart why a stream is refused: for good where it was to go on, for want of a right, or for now.
+
+    Args:
+        namespace: Database and collection.
+        goes_on: Whether the stream goes on from a token, which may be at fault.
+
+    Raises:
+        StoreUnavailable: The same stream may be opened later; a missing right is named.
+        WatchInterrupted: It never will.
+    """
     try:
         yield
     except StoreUnavailable as error:
-        code = getattr(error.__cause__, "code", None)
-        if code is None or code not in _INTERRUPTS:
+        refusal = error.__cause__
+        if not isinstance(refusal, OperationFailure):
             raise
-        cause = f"{_INTERRUPTS[code]}, code {code}"
-        raise WatchInterrupted(cause, needs_replica_set=code == _STANDALONE) from error
+        code = refusal.code
+        if code == _NO_RIGHT:
+            cause = (
+                f"{cause_of(refusal)}: the database user may not follow changes, grant it the actions changeStream and "
+                f"find on {namespace}, as the roles read and readWrite have them, and it goes on"
+            )
+            raise StoreUnavailable(SessionRef(), outcome=WriteOutcome.NOT_WRITTEN, cause=cause) from refusal
+        if code == _STANDALONE:
+            cause = f"a standalone server has no change streams, code {code}"
+            raise WatchInterrupted(cause, needs_replica_set=True) from error
+        if not goes_on or code is None or code in _LEAVE_THE_TOKEN or refusal.timeout:
+            raise
+        raise WatchInterrupted(f"{_INTERRUPTS.get(code, _UNREADABLE)}, code {code}") from error

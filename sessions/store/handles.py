@@ -1,6 +1,7 @@
 """What the drivers' own objects give: the collection by its read concerns, and what is special of the double."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC
 from typing import Any, Final, TypeVar
@@ -19,6 +20,7 @@ from sessions.store.index_listing import list_indexes
 from sessions.store.reads import Lookup
 from sessions.tasks import answered, forget, leave_behind
 
+logger = logging.getLogger("sessions")
 Found = TypeVar("Found")
 
 _PYMONGO: Final = "AsyncDatabase"
@@ -51,6 +53,7 @@ class DriverHandles:
 
     def __init__(self, database: Database) -> None:
         self.database: Any = database
+        self._missing_hints: set[str] = set()
         # A moment that Python cannot hold, or a text that is no UTF-8, keeps nothing beside it from being read.
         codec: CodecOptions[Any] = CodecOptions(
             document_class=dict,
@@ -97,6 +100,18 @@ class DriverHandles:
         """The index that a lookup names."""
         return lookup.hint
 
+    def note_hint(self, hint: str, *, serves: bool) -> None:
+        """Say once that an index is hidden or absent, and again only if it has served meanwhile."""
+        if serves:
+            self._missing_hints.discard(hint)
+        elif hint not in self._missing_hints:
+            self._missing_hints.add(hint)
+            logger.warning(
+                "index %s of %s is hidden or absent: lookups go without it; run python -m indexes apply",
+                hint,
+                self.plain.full_name,
+            )
+
     def one_batch(self, cursor: Any, limit: int) -> Any:
         """The cursor, so limited that a lookup is one round trip however many documents it finds."""
         return cursor.limit(-limit)
@@ -114,16 +129,17 @@ class DriverHandles:
         answer: dict[str, Any] = await self.database.command(command, read_preference=ReadPreference.PRIMARY)
         return answer
 
-    async def open_stream(self, resume_after: str | None, *, wait: float) -> ChangeStream:
-        """A stream of the collection's changes, from a token or from now on."""
+    async def open_stream(self, resume_after: str | None, *, wait: float, batch: int | None = None) -> ChangeStream:
+        """A stream of the collection's changes, from a token or from now on; ``batch`` limits the first answer."""
         opening = self.committed.watch(
             full_document="updateLookup",
             # Not resume_after: that cannot go on behind a collection that was dropped and made again.
             start_after=None if resume_after is None else {"_data": resume_after},
             max_await_time_ms=max(1, round(wait * 1000)),
+            batch_size=batch,
         )
         stream = await opening if isinstance(opening, Awaitable) else opening
-        return ChangeStream(await stream.__aenter__())
+        return ChangeStream(await stream.__aenter__(), namespace=self.plain.full_name)
 
 
 class PyMongoHandles(DriverHandles):
@@ -195,7 +211,7 @@ class DoubleHandles(DriverHandles):
         listed = await self.plain.index_information()
         return {name: {**spec, "name": name, "key": dict(spec["key"])} for name, spec in listed.items()}
 
-    async def open_stream(self, resume_after: str | None, *, wait: float) -> ChangeStream:  # noqa: ARG002 - none serves
+    async def open_stream(self, resume_after: str | None, *, wait: float, batch: int | None = None) -> ChangeStream:  # noqa: ARG002 - none serves
         """Refused."""
         raise WatchInterrupted("the in-memory double has no change streams", needs_replica_set=True)
 

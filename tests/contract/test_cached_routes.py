@@ -26,7 +26,7 @@ from sessions.testing import CommandCounter, MovedClock, SessionMaker
 from tests.support.fail_points import Mode, failing
 
 if TYPE_CHECKING:
-    from sessions.changes.feed import Event
+    from sessions.changes.events import Event
     from sessions.store.clients import Database
 
 pytestmark = pytest.mark.needs("change_streams")

@@ -12,12 +12,14 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
 
 import httpx
 import pytest
 import pytest_asyncio
 import uvicorn
-from fastapi import FastAPI, Header, HTTPException
+from fastapi import FastAPI, Header, HTTPException, WebSocket
+from fastapi.requests import HTTPConnection
 
 from sessions import (
     AskUser,
@@ -31,16 +33,19 @@ from sessions import (
     open_repository,
 )
 from sessions.domain import errors
+from sessions.domain.errors import SessionRef, WriteOutcome
 from sessions.fastapi import (
     Bridge,
     Repository,
     Router,
     SessionEvent,
     add_session_handlers,
+    get_repository,
     problem_of,
     session_events,
     sessions_lifespan,
 )
+from sessions.store.document import COLLECTION
 from sessions.testing import Backend
 
 if TYPE_CHECKING:
@@ -220,6 +225,197 @@ async def test_every_error_is_a_problem(app: FastAPI) -> None:
             }
             assert answer.json() == problem_of(as_unpickled(kind, SECRET, known))
             assert ("retry-after" in answer.headers) is (kind is StoreUnavailable)
+
+
+# --- one repository an application ------------------------------------------------------------------------------
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def second_database(database: Any) -> AsyncIterator[Any]:
+    """Another empty database on the same client."""
+    other = database.client[f"sessions_test_{uuid4().hex[:16]}"]
+    yield other
+    await database.client.drop_database(other.name)
+
+
+async def told_by(app: FastAPI) -> SessionRepository:
+    """What a route of the application gets."""
+    return get_repository(HTTPConnection({"type": "http", "app": app}))
+
+
+async def test_a_second_repository_is_refused(app: FastAPI, second_database: Any) -> None:
+    """Not the last one wins, silently, with the data in its database: who opens it learns what to do instead."""
+    async with client_of(app):
+        first = opened(app)
+        opening = open_repository(second_database, create_indexes=True)
+        with pytest.raises(RuntimeError, match=r"has its sessions already.*app\.mount"):
+            async with sessions_lifespan(app, opening):
+                pytest.fail("entered")
+        assert await told_by(app) is first
+        await first.create(1, "t", pending_question="?")
+
+
+async def test_of_two_at_once_one_is_refused(database: Any, second_database: Any) -> None:
+    """The place is taken before the database is opened, and free again if that fails."""
+    app = FastAPI()
+    ends = asyncio.Event()
+
+    async def serve(opening: Any) -> None:
+        async with sessions_lifespan(app, opening):
+            await ends.wait()
+
+    with pytest.raises(SessionError):  # it holds no indexes
+        await serve(open_repository(database))
+    serving = [
+        asyncio.create_task(serve(open_repository(each, create_indexes=True))) for each in (database, second_database)
+    ]
+    done, _ = await asyncio.wait(serving, return_when=asyncio.FIRST_COMPLETED)
+    assert done == {serving[1]}
+    assert isinstance(serving[1].exception(), RuntimeError)
+    ends.set()
+    await serving[0]
+
+
+async def test_after_the_lifespan_there_is_none(app: FastAPI) -> None:
+    """A closed repository is handed out to nobody, not even while it is being closed; the next lifespan has its own."""
+    for _ in range(2):
+        async with client_of(app):
+            repository = await told_by(app)
+            closing, close = asyncio.Event(), repository.close
+
+            async def closed_slowly(closing: asyncio.Event = closing, close: Any = close) -> None:
+                with pytest.raises(RuntimeError, match="no sessions are open"):
+                    await told_by(app)
+                closing.set()
+                await close()
+
+            repository.close = closed_slowly  # type: ignore[method-assign]  # to look in mid-close
+        with pytest.raises(RuntimeError, match="no sessions are open"):
+            await told_by(app)
+
+
+async def test_a_mounted_application_has_its_own(database: Any, second_database: Any) -> None:
+    """Two databases are two applications, one mounted in the other: each route gets that of its own."""
+    inner = FastAPI()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with (
+            sessions_lifespan(app, open_repository(database, create_indexes=True)),
+            sessions_lifespan(inner, open_repository(second_database, create_indexes=True)),
+        ):
+            yield
+
+    outer = FastAPI(lifespan=lifespan)
+    outer.mount("/inner", inner)
+    for each in (outer, inner):
+
+        @each.post("/make")
+        async def make(repository: Repository) -> str:
+            return (await repository.create(1, "t", pending_question="?")).session_id
+
+    async with client_of(outer) as client:
+        made = (await client.post("/make")).json()
+        assert (await client.post("/inner/make")).json() == made  # the same trigger, in another database
+        assert await database[COLLECTION].count_documents({}) == 1
+        assert await second_database[COLLECTION].count_documents({}) == 1
+
+
+# --- websockets -------------------------------------------------------------------------------------------------
+
+
+def unavailable() -> StoreUnavailable:
+    """As the store would say it."""
+    return StoreUnavailable(SessionRef(), outcome=WriteOutcome.NOT_WRITTEN, cause=SECRET)
+
+
+def add_websockets(app: FastAPI) -> None:
+    """Routes that fail before and after they accept."""
+
+    @app.websocket("/sockets/{session_id}")
+    async def socket(websocket: WebSocket, repository: Repository, session_id: str, *, accept: bool = False) -> None:
+        if accept:
+            await websocket.accept()
+        if session_id == "unavailable":
+            raise unavailable()
+        if session_id == "interrupted":
+            raise as_unpickled(SessionError, SECRET, {"session_id": None})
+        if session_id == "gone":
+            await websocket.close()
+        await repository.get(session_id, user_id=1)
+
+
+async def said_to(app: FastAPI, path: str, *, denial: bool = True, leaves: bool = False) -> list[Any]:
+    """What the application sends to a websocket."""
+    said: list[Any] = []
+    told = [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1001}]
+
+    async def receive() -> Any:
+        return told.pop(0)
+
+    async def send(message: Any) -> None:
+        if leaves and message["type"] == "websocket.close":
+            raise OSError
+        said.append(message)
+
+    path, _, query = path.partition("?")
+    scope = {
+        "type": "websocket",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "headers": [],
+        "subprotocols": [],
+        "scheme": "ws",
+        "server": ("app", 80),
+        "root_path": "",
+        "extensions": {"websocket.http.response": {}} if denial else {},
+    }
+    await app(scope, receive, send)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("session_id", "status", "code", "reason"),
+    [
+        ("none", 404, 1008, "SessionNotFound"),
+        ("x" * 65, 422, 1008, "InvalidSessionInput"),
+        ("unavailable", 503, 1013, "StoreUnavailable"),
+        ("interrupted", 500, 1011, "SessionError"),
+    ],
+)
+async def test_a_websocket_is_denied_or_closed(
+    app: FastAPI, session_id: str, status: int, code: int, reason: str
+) -> None:
+    """Before it is accepted it gets the problem, after it a code and the kind of error; never what a user wrote."""
+    add_websockets(app)
+    async with client_of(app):
+        start, *body = await said_to(app, f"/sockets/{session_id}")
+        assert (start["type"], start["status"]) == ("websocket.http.response.start", status)
+        headers = dict(start["headers"])
+        assert headers[b"content-type"] == b"application/problem+json"
+        assert (b"retry-after" in headers) is (status == 503)
+        told = b"".join(each["body"] for each in body)
+        assert json.loads(told)["error"] == reason
+        assert SECRET.encode() not in told
+        (refused,) = await said_to(app, f"/sockets/{session_id}", denial=False)
+        assert (refused["type"], refused["code"]) == ("websocket.close", code)
+        accepted, closed = await said_to(app, f"/sockets/{session_id}?accept=1")
+        assert accepted["type"] == "websocket.accept"
+        assert closed == {"type": "websocket.close", "code": code, "reason": reason}
+
+
+async def test_a_websocket_that_has_ended_is_told_nothing(app: FastAPI) -> None:
+    """Closed by the route, or left by the client: an error after that needs no second close."""
+    add_websockets(app)
+    async with client_of(app):
+        assert [each["type"] for each in await said_to(app, "/sockets/gone?accept=1")] == [
+            "websocket.accept",
+            "websocket.close",
+        ]
+        assert [each["type"] for each in await said_to(app, "/sockets/none?accept=1", leaves=True)] == [
+            "websocket.accept"
+        ]
 
 
 # --- events, over a real server ---------------------------------------------------------------------------------

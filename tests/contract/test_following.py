@@ -22,6 +22,7 @@ from sessions.changes import watch as watching
 from sessions.store.document import COLLECTION
 from sessions.testing import CommandCounter, MovedClock, SessionMaker
 from tests.support.fail_points import failing
+from tests.support.open_streams import open_streams
 
 if TYPE_CHECKING:
     from sessions.changes.watch import Watch
@@ -326,7 +327,7 @@ async def test_the_driver_opens_no_stream_by_itself(repository: SessionRepositor
         with pytest.raises(StoreUnavailable, match="code 50"):
             await stream.try_next()
     await stream.close()
-    await until(lambda: _is(_cursors(database), 0))
+    await until(lambda: _is(open_streams(database), 0))
 
 
 async def test_the_double_says_what_is_needed(repository: SessionRepository, backend: Any) -> None:
@@ -348,26 +349,17 @@ async def test_the_double_says_what_is_needed(repository: SessionRepository, bac
 async def test_one_stream_serves_all_who_begin_now(
     repository: SessionRepository, make_session: SessionMaker, command_counter: CommandCounter
 ) -> None:
-    """Watchers and the cache share it; each who goes on from a token has one of his own."""
+    """Watchers and the cache share it, and those who come back join it: each by a stream that is closed again."""
     with command_counter.counting() as counts:
         async with repository.watch() as watch, repository.watch(user_id=1) as second, CachedRouter(repository):
             session = await make_session()
             assert (await taken(watch, 1))[0].snapshot == (await taken(second, 1))[0].snapshot == session
             assert counts["aggregate"] == 1
-            async with repository.watch(resume_after=watch.token):
-                assert counts["aggregate"] == 2
-
-
-async def _cursors(database: "Database") -> int:
-    """How many streams the server keeps for this database."""
-    client: Any = database.client
-    admin: Any = client.admin
-    pipeline = [
-        {"$currentOp": {"idleCursors": True, "allUsers": True}},
-        {"$match": {"ns": f"{database.name}.{COLLECTION}", "cursor": {"$exists": True}}},
-    ]
-    found = admin.aggregate(pipeline)
-    return len(await (found if hasattr(found, "to_list") else await found).to_list(None))
+            async with repository.watch(resume_after=watch.token) as third:
+                session = await make_session(user_id=2)
+                assert (await taken(third, 1))[0].snapshot == (await taken(watch, 1))[0].snapshot == session
+                # One that looks at the token, one that catches up.
+                assert counts["aggregate"] == 3
 
 
 @follows
@@ -375,13 +367,13 @@ async def test_whoever_closes_leaves_nothing(
     repository: SessionRepository, make_session: SessionMaker, database: "Database"
 ) -> None:
     """Closed, cancelled or forgotten, a watch leaves neither a task nor a cursor of the server's."""
-    await until(lambda: _is(_cursors(database), 0))
+    await until(lambda: _is(open_streams(database), 0))
     tasks = asyncio.all_tasks()
     async with repository.watch() as watch:
         await make_session()
         await taken(watch, 1)
         waiting = asyncio.create_task(anext(watch))
-        await until(lambda: _is(_cursors(database), 1))
+        await until(lambda: _is(open_streams(database), 1))
     with pytest.raises(StopAsyncIteration):
         await waiting
     await watch.aclose()
@@ -391,7 +383,7 @@ async def test_whoever_closes_leaves_nothing(
     await asyncio.wait({reading})
     del reading, waiting
     await until(lambda: not [task for task in asyncio.all_tasks() - tasks if task.get_name().startswith("sessions: ")])
-    await until(lambda: _is(_cursors(database), 0))
+    await until(lambda: _is(open_streams(database), 0))
 
 
 async def _is(number: Awaitable[int], wanted: int) -> bool:
@@ -408,7 +400,7 @@ async def test_a_cancelled_opening_leaves_no_cursor(repository: SessionRepositor
         beginning.cancel()
         await asyncio.wait({beginning})
         await watch.aclose()
-    await until(lambda: _is(_cursors(database), 0))
+    await until(lambda: _is(open_streams(database), 0))
 
 
 @follows

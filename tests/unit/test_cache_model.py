@@ -15,7 +15,7 @@ import pytest
 
 from sessions import ActiveScheduleSessionSnapshot, CachedRouter, Route, SessionRepository, StoreUnavailable
 from sessions.cache.entries import Key
-from sessions.changes.feed import Event
+from sessions.changes.events import Event
 from sessions.domain.routing import route_of
 from sessions.store.observed_collection import Doubt
 

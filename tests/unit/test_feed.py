@@ -2,135 +2,19 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from sessions import StoreUnavailable, WatchInterrupted
+from sessions import WatchInterrupted
 from sessions.changes import feed as feeding
-from sessions.changes import watch as watching
-from sessions.changes.feed import Event, Feed, Follower, to_event
-from sessions.changes.watch import Queue, Scope, Watch
-from sessions.domain.errors import SessionRef, WriteOutcome
-
-AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
-PATIENCE: Final = 10.0
-
-
-def lost() -> StoreUnavailable:
-    """What a stream raises that another one can replace."""
-    return StoreUnavailable(SessionRef(), outcome=WriteOutcome.NOT_WRITTEN, cause="played")
-
-
-def change(number: int, *, session_id: str | None = None, revision: int | None = None) -> dict[str, Any]:
-    """A change as the server tells it."""
-    session_id = session_id or f"s{number}"
-    document = {
-        "_id": session_id,
-        "user_id": 1,
-        "conversation_id": "c",
-        "trigger_id": "t",
-        "status": "waiting_user_reply",
-        "revision": number,
-        "created_at": AT,
-        "updated_at": AT,
-    }
-    return {
-        "_id": {"_data": f"{number:04x}"},
-        "operationType": "update",
-        "wallTime": AT,
-        "documentKey": {"_id": session_id},
-        "fullDocument": document,
-        "updateDescription": {"updatedFields": {"revision": number if revision is None else revision}},
-    }
-
-
-class PlayedStream:
-    """What the test puts in comes out; without anything a read waits."""
-
-    def __init__(self, token: str) -> None:
-        self.token: str | None = token
-        self.answers: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
-        self.is_closed = False
-
-    async def try_next(self) -> dict[str, Any] | None:
-        """The next of what was put in."""
-        answer = await self.answers.get()
-        if isinstance(answer, Exception):
-            raise answer
-        if answer is not None:
-            self.token = answer["_id"]["_data"]
-        return answer
-
-    async def close(self) -> None:
-        """Noted."""
-        self.is_closed = True
-
-
-class PlayedSource:
-    """Streams for the feed, and what it asked for."""
-
-    def __init__(self) -> None:
-        self.present: object = "first"
-        self.streams: list[PlayedStream] = []
-        self.asked: list[tuple[str | None, float]] = []
-        self.refusals: list[Exception] = []
-        self.opened = asyncio.Event()
-
-    async def changes(self, resume_after: str | None, *, wait: float) -> PlayedStream:
-        """A stream, or the next refusal."""
-        self.asked.append((resume_after, wait))
-        if self.refusals:
-            raise self.refusals.pop(0)
-        self.streams.append(PlayedStream(resume_after or "0000"))
-        self.opened.set()
-        return self.streams[-1]
-
-    def primary(self) -> object:
-        """What the test says."""
-        return self.present
-
-
-class Recorder(Follower):
-    """Keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.told: list[object] = []
-
-    def joined(self, token: str | None) -> None:
-        """Kept."""
-        self.told.append(("joined", token))
-
-    def opened(self) -> None:
-        """Kept."""
-        self.told.append("opened")
-
-    def lost(self) -> None:
-        """Kept."""
-        self.told.append("lost")
-
-    def happened(self, event: Event) -> None:
-        """Kept."""
-        self.told.append(event.token)
-
-    def quiet(self, since: float) -> None:  # noqa: ARG002 - the protocol's
-        """Kept."""
-        self.told.append("quiet")
-
-    def ended(self, error: Exception | None) -> None:
-        """Kept."""
-        self.told.append(error)
-
-
-async def until(holds: Callable[[], object]) -> None:
-    """Let the feed go on until something holds."""
-    async with asyncio.timeout(PATIENCE):
-        while not holds():  # noqa: ASYNC110 - the feed announces nothing to the test
-            await asyncio.sleep(0.001)
+from sessions.changes import streams
+from sessions.changes.events import Event, to_event
+from sessions.changes.feed import Feed
+from tests.support.played_streams import PATIENCE, PlayedSource, PlayedStream, Recorder, change, lost, until
 
 
 @pytest.fixture
@@ -142,9 +26,9 @@ def source() -> PlayedSource:
 @pytest_asyncio.fixture(loop_scope="session")
 async def feed(source: PlayedSource, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Feed]:
     """A shared feed that looks and retries quickly."""
-    monkeypatch.setattr(feeding, "_PRIMARY_LOOK", 0.005)
+    monkeypatch.setattr(streams, "_PRIMARY_LOOK", 0.005)
     monkeypatch.setattr(feeding, "_FIRST_PAUSE", 0.002)
-    made = Feed(source, patience=PATIENCE, is_shared=True)
+    made = Feed(source, patience=PATIENCE)
     yield made
     await made.close()
     assert all(stream.is_closed for stream in source.streams)
@@ -195,7 +79,7 @@ async def test_a_read_that_hangs_is_given_up_when_the_primary_changes(feed: Feed
 
 async def test_an_overdue_answer_is_not_waited_for(source: PlayedSource, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that is dead without a word is replaced."""
-    monkeypatch.setattr(feeding, "_PRIMARY_LOOK", 0.005)
+    monkeypatch.setattr(streams, "_PRIMARY_LOOK", 0.005)
     monkeypatch.setattr(feeding, "_FIRST_PAUSE", 0.002)
     feed = Feed(source, patience=0.01)
     await feed.follow(recorder := Recorder(), wait=0.01)
@@ -274,7 +158,7 @@ async def test_a_follower_that_is_cancelled_takes_nobody_with_it(source: PlayedS
         return await opened(resume_after, wait=wait)
 
     source.changes = slowly  # type: ignore[method-assign]  # the test plays a slow server
-    feed = Feed(source, patience=PATIENCE, is_shared=True)
+    feed = Feed(source, patience=PATIENCE)
     impatient = asyncio.create_task(feed.follow(Recorder()))
     await asyncio.sleep(0)
     patient = asyncio.create_task(feed.follow(recorder := Recorder()))
@@ -295,46 +179,6 @@ async def test_closed_before_it_began(source: PlayedSource) -> None:
     await feed.close()
     await following
     assert recorder.told == [None]
-
-
-async def test_a_feed_of_its_own_waits_for_its_reader(source: PlayedSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not read stays with the server; what is read makes room."""
-    monkeypatch.setattr(watching, "MOST_PENDING", 3)
-    watch = Watch(
-        Queue(lambda token: Feed(source, patience=PATIENCE, resume_after=token), Scope(), resume_after="0000")
-    )
-    async with watch:
-        for number in range(1, 11):
-            source.streams[0].answers.put_nowait(change(number))
-        await until(lambda: len(watch._queue.pending) == 3)
-        await asyncio.sleep(0.02)
-        assert source.streams[0].answers.qsize() == 7
-        assert [(await anext(watch)).token for _ in range(10)] == [f"{number:04x}" for number in range(1, 11)]
-        assert watch.token == "000a"  # noqa: S105 - a token of a stream
-
-
-async def test_a_watcher_that_falls_behind_leaves_the_shared_stream(
-    feed: Feed, source: PlayedSource, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It goes on from what it has taken, by a stream of its own, when it reads again."""
-    monkeypatch.setattr(watching, "MOST_PENDING", 3)
-
-    def subscribe(token: str | None) -> Feed:
-        return feed if token is None else Feed(source, patience=PATIENCE, resume_after=token)
-
-    await feed.follow(recorder := Recorder())
-    async with Watch(Queue(subscribe, Scope(), resume_after=None)) as watch:
-        source.streams[0].answers.put_nowait(change(1))
-        assert (await anext(watch)).token == "0001"  # noqa: S105 - a token of a stream
-        for number in range(2, 7):
-            source.streams[0].answers.put_nowait(change(number))
-        await until(lambda: recorder.told[-1] == "0006")
-        assert len(watch._queue.pending) == 0
-        reading = asyncio.create_task(anext(watch))
-        await until(lambda: len(source.streams) == 2)
-        assert source.asked[-1][0] == "0001"
-        source.streams[1].answers.put_nowait(change(2))
-        assert (await reading).token == "0002"  # noqa: S105 - a token of a stream
 
 
 def test_only_an_events_own_revision_is_the_latest() -> None:
@@ -383,15 +227,6 @@ async def test_a_follower_that_fails_takes_nobody_with_it(
     assert "0001" not in caplog.text
 
 
-class FullRecorder(Recorder):
-    """Has no room for more."""
-
-    @property
-    def is_full(self) -> bool:
-        """Always."""
-        return True
-
-
 class SwallowingSource(PlayedSource):
     """As PyMongo Async may: a cancellation that meets the opening of a stream is taken no notice of."""
 
@@ -411,7 +246,7 @@ class SwallowingSource(PlayedSource):
 async def test_a_closed_feed_ends_though_its_cancellation_is_swallowed() -> None:
     """The stream that is opened all the same is closed, and nobody waits for ever."""
     source = SwallowingSource()
-    feed = Feed(source, patience=PATIENCE, is_shared=True)
+    feed = Feed(source, patience=PATIENCE)
     await feed.follow(recorder := Recorder())
     source.streams[0].answers.put_nowait(lost())
     await asyncio.wait_for(source.opening_again.wait(), PATIENCE)
@@ -420,15 +255,36 @@ async def test_a_closed_feed_ends_though_its_cancellation_is_swallowed() -> None
     assert all(stream.is_closed for stream in source.streams)
 
 
-@pytest.mark.parametrize("turns", range(6))
-async def test_a_feed_is_closed_right_after_its_reader_made_room(source: PlayedSource, turns: int) -> None:
-    """However many turns of the loop lie between the two, it ends."""
-    feed = Feed(source, patience=PATIENCE)
-    recorder = FullRecorder()
-    await feed.follow(recorder)
-    await asyncio.sleep(0)
-    feed.make_room()
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    await asyncio.wait_for(feed.close(), PATIENCE)
-    assert recorder.told[-1] is None
+async def test_what_stands_in_the_way_is_logged_once(
+    feed: Feed, source: PlayedSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage is one warning however long it lasts, and the next one another."""
+    await feed.follow(recorder := Recorder())
+    for streams_before in (1, 2):
+        source.refusals = [lost() for _ in range(5)]
+        source.streams[-1].answers.put_nowait(lost())
+        await until(lambda opened=streams_before: len(source.streams) > opened)  # type: ignore[misc]  # bound early
+        source.streams[-1].answers.put_nowait(None)
+        await until(lambda: recorder.told[-1] == "quiet")
+    assert caplog.text.count("will be opened again") == 2
+
+
+async def test_a_feed_begins_when_the_one_before_has_closed_its_stream(feed: Feed, source: PlayedSource) -> None:
+    """There are never more streams than feeds, however often all who follow leave and come back."""
+    await feed.follow(recorder := Recorder())
+    may_close, close = asyncio.Event(), source.streams[0].close
+
+    async def slowly() -> None:
+        await may_close.wait()
+        await close()
+
+    source.streams[0].close = slowly  # type: ignore[method-assign]  # the test plays a slow server
+    feed.discard(recorder)
+    after = Feed(source, patience=PATIENCE, before=feed)
+    following = asyncio.create_task(after.follow(recorder))
+    await asyncio.sleep(0.02)
+    assert len(source.streams) == 1
+    may_close.set()
+    await following
+    assert len(source.streams) == 2
+    await after.close()

@@ -1,0 +1,117 @@
+"""What a route costs beside followers that all come back at once, in one run with what it costs without them.
+
+Run as ``python tests/benchmarks/returning_followers.py [motor|pymongo] [followers]``; it starts its own ``mongod``.
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable
+from statistics import median, quantiles
+from time import perf_counter
+from typing import Any, Final
+
+from sessions import Change, SessionRepository, open_repository
+from sessions.mongod import find_mongod, running_mongod
+from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
+from sessions.store.document import COLLECTION
+
+MISSED: Final = 300
+ROUNDS: Final = 8
+FOR_SECONDS: Final = 2.0
+CALLERS: Final = 4
+BETWEEN_LOOKS: Final = 0.1
+BETWEEN_ROUTES: Final = 0.004
+
+
+def told(what: str, figures: str) -> None:
+    """One line of the result."""
+    print(f"{what:<44} {figures}", flush=True)  # noqa: T201 - this is what it is for
+
+
+async def missed_changes(repository: SessionRepository) -> list[Change]:
+    """Changes of many users, with their tokens."""
+    async with repository.watch() as watch:
+        for number in range(MISSED):
+            await repository.create(number % 50 + 1, f"t{number}", pending_question="Which lesson?")
+        return [await anext(watch) for _ in range(MISSED)]
+
+
+async def routes_until(stop: asyncio.Event, repository: SessionRepository, took: list[float]) -> None:
+    """Chat messages, one after the other, with a moment in between."""
+    while not stop.is_set():
+        start = perf_counter()
+        await repository.route(1, "c")
+        took.append(perf_counter() - start)
+        await asyncio.sleep(BETWEEN_ROUTES)
+
+
+async def most_streams(stop: asyncio.Event, admin: Any) -> int:
+    """The most streams that the server held."""
+    most = 0
+    pipeline = [
+        {"$currentOp": {"idleCursors": True, "allUsers": True}},
+        {"$match": {"ns": f"benchmark.{COLLECTION}", "cursor": {"$exists": True}, "killPending": {"$ne": True}}},
+    ]
+    while not stop.is_set():
+        found = admin.aggregate(pipeline)
+        cursor = await found if isinstance(found, Awaitable) else found
+        most = max(most, len(await cursor.to_list(None)))
+        await asyncio.sleep(BETWEEN_LOOKS)
+    return most
+
+
+async def measured(repository: SessionRepository, admin: Any, tokens: list[str]) -> tuple[list[float], int, float]:
+    """Routes beside followers that come back with these tokens; the most streams, and when all had caught up."""
+    stop, took = asyncio.Event(), list[float]()
+    streams = asyncio.create_task(most_streams(stop, admin))
+    routing = [asyncio.create_task(routes_until(stop, repository, took)) for _ in range(CALLERS)]
+    start = perf_counter()
+    watches = [repository.watch(resume_after=token) for token in tokens]
+    await asyncio.gather(*(watch.__aenter__() for watch in watches))
+
+    async def read(number: int) -> None:
+        for _ in range(MISSED - 1 - number * (MISSED - 2) // max(1, len(tokens))):
+            await anext(watches[number])
+
+    await asyncio.gather(*(read(number) for number in range(len(watches))))
+    caught_up = perf_counter() - start
+    await asyncio.sleep(max(0.0, FOR_SECONDS - caught_up))
+    stop.set()
+    await asyncio.gather(*routing)
+    await asyncio.gather(*(watch.aclose() for watch in watches))
+    return took, await streams, caught_up
+
+
+async def main(driver: str, followers: int) -> None:
+    """All of it, in turns: without them, beside them."""
+    binary = find_mongod()
+    if binary is None:
+        sys.exit("no mongod on PATH, and the `server` extra has none for this platform")
+    async with running_mongod(binary) as uri:
+        client: Any = connect(uri, driver=driver)
+        observer: Any = connect(uri, driver=driver)
+        async with open_repository(client["benchmark"], create_indexes=True) as repository:
+            before = await missed_changes(repository)
+            tokens = [before[number * (MISSED - 2) // followers].token for number in range(followers)]
+            alone, beside, most, caught_up = list[float](), list[float](), 0, list[float]()
+            for _ in range(ROUNDS):
+                alone += (await measured(repository, observer.admin, []))[0]
+                took, streams, seconds = await measured(repository, observer.admin, tokens)
+                beside += took
+                most = max(most, streams)
+                caught_up.append(seconds)
+        await disconnect(observer)
+        await disconnect(client)
+    for what, took in (("routes alone", alone), (f"routes beside {followers} that come back", beside)):
+        cuts = [1_000 * cut for cut in quantiles(took, n=100)]
+        told(
+            what,
+            f"p50 {cuts[49]:.1f} ms, p99 {cuts[98]:.1f} ms, longest {1_000 * max(took):.0f} ms, {len(took):,} routes",
+        )
+    told("caught up within (median)", f"{median(caught_up):.2f} s")
+    told("most streams at once", f"{most}")
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    asyncio.run(main(given[0] if given else DEFAULT_DRIVER, int(given[1]) if len(given) > 1 else 100))
