@@ -11,7 +11,7 @@ from sessions.changes.feed import Follower
 from sessions.domain.errors import SessionRef, WriteOutcome
 
 AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
-PATIENCE: Final = 10.0
+PATIENCE: Final = 60.0
 
 
 def lost() -> StoreUnavailable:
