@@ -1,9 +1,10 @@
 """Why the server does not take an index: foreseen from its declaration, or read from the server's refusal."""
 
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
+from math import isnan
 from typing import Any, Final
 
+from bson import Decimal128
 from pymongo.errors import OperationFailure
 
 from indexes.codes import Code
@@ -29,13 +30,10 @@ def _is_wildcard(definition: Definition) -> bool:
 
 def _has_a_wrong_ttl(definition: Definition) -> bool:
     seconds = definition.get("expireAfterSeconds", 0)
-    if isinstance(seconds, bool):
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float | Decimal128):
         return True
-    try:
-        number = Decimal(str(seconds))
-    except InvalidOperation:
-        return True
-    return not number.is_nan() and not -1 < number < LONGEST_TTL + 1
+    number = float(str(seconds))
+    return not isnan(number) and not -1 < number < LONGEST_TTL + 1
 
 
 def _is_malformed(definition: Definition) -> bool:
@@ -97,6 +95,7 @@ _RULES: Final[tuple[tuple[str, Callable[[Definition], bool]], ...]] = (
         "text and 2d indexes take no collation: declare them with collation={'locale': 'simple'}",
         lambda one: takes_no_collation(one) and one.get("collation", {}).get("locale", "simple") != "simple",
     ),
+    ("clustered is chosen for a collection when it is made, not for an index", lambda one: bool(one.get("clustered"))),
     ("unique and prepareUnique exclude each other", lambda one: bool(one.get("unique") and one.get("prepareUnique"))),
 )
 

@@ -118,7 +118,7 @@ def canonical_filter(conditions: Mapping[str, Any]) -> tuple[str, ...]:
             found.update(part for nested in wanted for part in canonical_filter(nested))
         elif path == "$or":
             found.update(_alternatives(wanted))
-        elif path.startswith("$"):
+        elif path == "$nor":
             found.add(f"{path} {sorted(str(canonical_filter(nested)) for nested in wanted)}")
         elif isinstance(wanted, Mapping) and wanted and all(str(name).startswith("$") for name in wanted):
             found.update(_condition(path, str(operator), value) for operator, value in wanted.items())
