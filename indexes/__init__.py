@@ -13,6 +13,7 @@ Raises:
     Unreachable: No primary answered. What was done before stays.
 """
 
+from indexes.actions import Action, Blocked, Step
 from indexes.applier import Applied, apply
 from indexes.conflicts import Conflict
 from indexes.errors import (
@@ -23,6 +24,7 @@ from indexes.errors import (
     LockHeld,
     MissingRight,
     NotSharded,
+    UnfitCollection,
     Unreachable,
     Unsettled,
 )
@@ -31,7 +33,6 @@ from indexes.progress import Progress, Tell
 from indexes.session_collection.explaining import Explained, Explanation, explain
 from indexes.session_collection.sharding import ShardingStep, shard
 from indexes.session_collection.superseding import Resolution
-from indexes.steps import Action, Blocked, Step
 from sessions.public_names import carry_module_name
 from sessions.store.index_definitions import Aspect, Difference
 
@@ -59,6 +60,7 @@ __all__ = [
     "Standing",
     "Step",
     "Tell",
+    "UnfitCollection",
     "Unreachable",
     "Unsettled",
     "Use",

@@ -1,29 +1,30 @@
 """Carries a plan out, one step at a time; each is computed anew from what the database then holds."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, assert_never
+from typing import TYPE_CHECKING, Final
 
 from pymongo.errors import OperationFailure
 
+from indexes.actions import Action, Blocked, Choices, Step
+from indexes.bridges import is_building, target_of_bridge
 from indexes.codes import Code
 from indexes.conflicts import Conflict, find_conflicts
 from indexes.declared import Declared, declared_by
-from indexes.errors import BadChoice, IndexToolError, Unsettled
+from indexes.errors import BadChoice, Unsettled
 from indexes.lock import DEFAULT_LEASE, DEFAULT_WAIT, Lock, locked
-from indexes.planner import Plan, look, plan_on
-from indexes.present import is_building
-from indexes.progress import Progress, Tell, follow
+from indexes.planner import CollectionState, Plan, look, plan_on
+from indexes.progress import Progress, Tell
+from indexes.refusals import reason_of
 from indexes.server import Server, is_router
 from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
 from indexes.session_collection.superseding import Resolution, can_resolve, supersede_older
-from indexes.steps import NEVER_SECONDS, Action, Choices, Step, next_step
+from indexes.step_taker import StepTaker
+from indexes.steps import IN_PLACE, next_step
 from sessions.store.clients import Database
-from sessions.store.index_definitions import keys_of
+from sessions.store.index_definitions import compare, keys_of
 
 if TYPE_CHECKING:
     from beanie import Document
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 DEFAULT_COMMIT_QUORUM: Final = "majority"
 _POLL_SECONDS: Final = 0.2
 _MOST_REPLANS: Final = 20
+_MOST_REPEATS: Final = 3
 _MOST_RESOLUTIONS: Final = 3
 _SHORTEST_LEASE: Final = timedelta(seconds=1)
 
@@ -48,6 +50,11 @@ _OVERTAKEN: Final = _STANDS_IN_THE_WAY | {
 }
 
 
+_OF_THE_QUORUM: Final = frozenset(
+    {Code.UNKNOWN_REPL_WRITE_CONCERN, Code.CANNOT_SATISFY_WRITE_CONCERN, Code.UNSATISFIABLE_COMMIT_QUORUM}
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
     """What a run did, and how the database stands after it.
@@ -55,12 +62,14 @@ class Applied:
     Attributes:
         steps: What was done, in order.
         plan: The plan after it. Its steps are what is left to do.
+        refused: Steps that the server refused in this run, or that had no effect, each with the reason.
         conflicts: Documents that violate a unique index, which was therefore not built.
         superseded: The ids of the sessions that were ended, so that the governor index could be built.
     """
 
     steps: tuple[Step, ...]
     plan: Plan
+    refused: tuple[Blocked, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
     superseded: tuple[str, ...] = ()
 
@@ -90,45 +99,88 @@ class _Run:
         self._lock = lock
         self._choices = choices
         self._quorum = quorum
-        self._tell = tell
+        self._taker = StepTaker(server, lock, quorum=quorum, tell=tell, resolve=self.resolve)
         self._resolutions_left = _MOST_RESOLUTIONS if resolve else 0
         self.done: list[Step] = []
+        self.refused: list[Blocked] = []
+        self.unsettled: list[Unsettled] = []
         self.superseded: list[str] = []
 
     async def bring(self, declared: Declared) -> None:
-        """Take the steps of one collection until it is as declared."""
+        """Take the steps of one collection until it is as declared, but for those that are refused."""
         replans = 0
         while True:
             await self._lock.confirm()
             found = await look(self._server, declared)
             step = next_step(found.declared, found.present, self._choices)
+            if vain := self._in_vain(found, step):
+                declared = self._left_alone(declared, *vain)
+                continue
             if step is None:
                 return
             try:
-                taken = await self._take(step, found.present.get(step.index))
+                taken = await self._taker.take(step, found.present.get(step.index))
             except OperationFailure as error:
-                await self._prepare_retry(error, found.declared)
-                replans += 1
-                if replans > _MOST_REPLANS:
-                    raise await self._unsettled(step, error) from error
-                await asyncio.sleep(_POLL_SECONDS)
+                if refusal := await self._prepare_retry(error, found.declared):
+                    declared = self._left_alone(declared, step, reason_of(refusal))
+                elif (replans := replans + 1) > _MOST_REPLANS:
+                    # Raised when the run ends, since it does not concern what is still to be done.
+                    self.unsettled.append(await self._unsettled(step, error))
+                    declared = self._left_alone(declared, step, str(self.unsettled[-1]))
+                    replans = 0
+                else:
+                    await asyncio.sleep(_POLL_SECONDS)
                 continue
             replans = 0
             if taken and step.action is not Action.WAIT:
                 self.done.append(step)
 
-    async def _prepare_retry(self, error: OperationFailure, declared: Declared) -> None:
-        """Do what a refused step needs before it is tried again; a refusal that no retry helps is raised again."""
+    def _left_alone(self, declared: Declared, step: Step, reason: str) -> Declared:
+        """The same, but nothing more is done about the index of this step; about a bridge's target if it builds one."""
+        target = target_of_bridge(step.index, step.definition) if step.action is Action.BUILD_BRIDGE else None
+        refused = Blocked(step.collection, target or step.index, f"{step.action}: {reason}")
+        self.refused.append(refused)
+        return declared.without(target or step.index, refused.reason)
+
+    def _in_vain(self, found: CollectionState, step: Step | None) -> tuple[Step, str] | None:
+        """A step that was done and has not brought about what it is for, and what is wrong.
+
+        Somebody else may have changed the index since, so that a step is repeated, but not for ever.
+        """
+        last = self.done[-1] if self.done else None
+        if last is not None and last.builds and last.collection == found.declared.collection:
+            held = found.present.get(last.index)
+            differences = () if held is None or is_building(held) else compare(last.definition, held)
+            others = [one.text for one in differences if one.aspect not in IN_PLACE]
+            if others and last.index not in found.declared.refused:
+                return last, f"the server keeps it otherwise than it was built ({'; '.join(others)})"
+        if step is not None and self.done.count(step) >= _MOST_REPEATS:
+            return step, f"the server reported success {_MOST_REPEATS} times, but it had no effect"
+        return None
+
+    async def _prepare_retry(self, error: OperationFailure, declared: Declared) -> OperationFailure | None:
+        """Do what a refused step needs before it is tried again; the refusal itself if no retry helps."""
+        if error.code in _OF_THE_QUORUM:
+            raise BadChoice(
+                f"the members of this replica set can't meet the commit quorum {self._quorum!r} (code {error.code}): "
+                "choose another commit_quorum"
+            ) from error
         if error.code in _VIOLATED:
-            unique = [target for target in declared.indexes.values() if target.get("unique")]
-            # None if whichever session violated it was ended meanwhile.
-            if found := await find_conflicts(self._server, declared.collection, unique):
-                await self.resolve(found)
+            targets = [target for name, target in declared.indexes.items() if name not in declared.refused]
+            unique = [target for target in targets if target.get("unique")]
+            try:
+                # None if whichever session violated it was ended meanwhile.
+                if found := await find_conflicts(self._server, declared.collection, unique):
+                    await self.resolve(found)
+            except OperationFailure as refusal:
+                return refusal
         elif error.code not in _OVERTAKEN:
-            raise error
+            return error
+        return None
 
     async def _unsettled(self, step: Step, error: OperationFailure) -> Unsettled:
-        refused = f"{step.action} of {step.index} was refused {_MOST_REPLANS + 1} times, code {error.code}"
+        what = f"{step.action} of {step.index} of {step.collection}"
+        refused = f"{what} was refused {_MOST_REPLANS + 1} times, code {error.code}"
         if not step.builds or error.code not in _STANDS_IN_THE_WAY:
             return Unsettled(
                 f"somebody else keeps changing these indexes ({refused}): run this again when they are done"
@@ -146,113 +198,6 @@ class _Run:
             raise _StoppedByConflicts(found)
         self._resolutions_left -= 1
         self.superseded += await supersede_older(self._database, self._server)
-
-    async def _take(self, step: Step, read: Mapping[str, Any] | None) -> bool:
-        """Do one step; False if the index to be dropped is no longer the one that was read."""
-        began = monotonic()
-        self._tell(Progress(step=step))
-        taken = True
-        match step.action:
-            case Action.BUILD | Action.BUILD_BRIDGE:
-                await self._build(step)
-            case Action.WAIT:
-                await self._wait(step)
-            case Action.DROP | Action.DROP_BRIDGE:
-                taken = await self._drop(step, read)
-            case Action.UNHIDE | Action.HIDE:
-                await self._modify(step, hidden=step.action is Action.HIDE)
-            case Action.SET_TTL:
-                await self._modify(step, expireAfterSeconds=step.definition["expireAfterSeconds"])
-            case Action.DEFUSE_TTL:
-                await self._modify(step, expireAfterSeconds=NEVER_SECONDS)
-            case Action.MAKE_UNIQUE:
-                await self._make_unique(step)
-            case Action.CANCEL_PREPARE_UNIQUE:
-                await self._modify(step, prepareUnique=False)
-            case _:
-                assert_never(step.action)
-        self._tell(Progress(step=step, elapsed=monotonic() - began, ended=True))
-        return taken
-
-    @contextlib.asynccontextmanager
-    async def _followed(self, step: Step) -> AsyncIterator[None]:
-        stopped = asyncio.Event()
-        following = asyncio.create_task(follow(self._server, step, self._tell, stopped), name="indexes: progress")
-        try:
-            yield
-        finally:
-            stopped.set()
-            await following
-
-    async def _build(self, step: Step) -> None:
-        command: dict[str, Any] = {"createIndexes": step.collection, "indexes": [dict(step.definition)]}
-        if self._quorum is not None:
-            command["commitQuorum"] = self._quorum
-        async with self._followed(step):
-            await self._server.change(command, about=step.collection, quick=False)
-
-    async def _wait(self, step: Step) -> None:
-        """Wait for a build that an earlier run left to the server."""
-        is_ours = False
-        async with self._followed(step):
-            while True:
-                present = await self._server.indexes(step.collection) or {}
-                held = present.get(step.index)
-                if held is None or not is_building(held):
-                    return
-                if not is_ours and self._quorum is not None:
-                    build = held["buildUUID"]
-                    await self._take_over(
-                        step, [name for name, one in present.items() if one.get("buildUUID") == build]
-                    )
-                    is_ours = True
-                await asyncio.sleep(_POLL_SECONDS)
-
-    async def _take_over(self, step: Step, names: Sequence[str]) -> None:
-        """Give an earlier run's build this run's quorum; with its own it may wait for a member that is down."""
-        command = {"setIndexCommitQuorum": step.collection, "indexNames": list(names), "commitQuorum": self._quorum}
-        # Refused if the build has just ended. If it has not, it goes on with the quorum that it has.
-        with contextlib.suppress(OperationFailure):
-            await self._server.change(command, about=step.collection)
-
-    async def _drop(self, step: Step, read: Mapping[str, Any] | None) -> bool:
-        # Read again right before, since somebody may have replaced the index that was judged.
-        present = await self._server.indexes(step.collection) or {}
-        if present.get(step.index) != read:
-            return False
-        # A server that can't drop it at once would do so even after this process has died (*measured*). The next run
-        # may then have given the name to a finished index, so the drop may take only as long as the lock is ours.
-        most = int(self._lock.left.total_seconds() * 1000)
-        if most <= 0:
-            return False
-        command = {"dropIndexes": step.collection, "index": step.index, "maxTimeMS": most}
-        await self._server.change(command, about=step.collection, quick=False)
-        return True
-
-    async def _modify(self, step: Step, **changes: object) -> None:
-        command = {"collMod": step.collection, "index": {"name": step.index, **changes}}
-        await self._server.change(command, about=step.collection, quick=False)
-
-    async def _make_unique(self, step: Step) -> None:
-        await self._modify(step, prepareUnique=True)
-        try:
-            while True:
-                try:
-                    # In a command of its own, since the server refuses both in one.
-                    await self._modify(step, unique=True)
-                except OperationFailure as error:
-                    if error.code != Code.CANNOT_CONVERT_INDEX_TO_UNIQUE:
-                        raise
-                    # prepareUnique keeps new violations out while the stored ones are resolved.
-                    if found := await find_conflicts(self._server, step.collection, [step.definition]):
-                        await self.resolve(found)
-                else:
-                    return
-        except BaseException:
-            # Else it would go on refusing the application's writes to the documents that violate it.
-            with contextlib.suppress(OperationFailure, IndexToolError):
-                await asyncio.shield(self._modify(step, prepareUnique=False))
-            raise
 
 
 def _ignore(_progress: Progress) -> None:
@@ -307,7 +252,8 @@ async def apply(
 
     Raises:
         LockHeld: Another run was at work for longer than ``wait``, or took over while this one stood still.
-        Unsettled: Somebody else changed the indexes before each try of a step.
+        BadChoice: Also if no members of the replica set can meet ``commit_quorum``. What was done before stays.
+        Unsettled: Somebody else changed the indexes before each try of a step. All else was done.
 
     Round trips:
         If all is as declared, those of `plan`. Else for each step two ``listIndexes``, a renewal of the lock and one
@@ -333,10 +279,13 @@ async def apply(
                 await run.bring(one)
         except _StoppedByConflicts as stopped:
             conflicts = stopped.found
+    if run.unsettled and not conflicts:
+        raise run.unsettled[0]
     after = await plan_on(server, declared, choices)
     return Applied(
         steps=tuple(run.done),
         plan=after,
+        refused=tuple(run.refused),
         conflicts=conflicts or after.conflicts,
         superseded=tuple(run.superseded),
     )

@@ -7,6 +7,7 @@ IndexToolError
 ├── MissingRight     2  the user lacks a right; it names the action and the role that has it
 ├── NotSharded       2  the server for ``shard`` is no router of a sharded cluster
 ├── CannotShard      3  a unique index does not begin with the shard key's field
+├── UnfitCollection  1  what has the collection's name cannot hold its indexes
 ├── LockHeld         1  another ``apply`` is at work
 └── Unsettled        1  somebody else changed the indexes before each step of a run
 """
@@ -61,6 +62,20 @@ class CannotShard(IndexToolError):
     """A declared or present index would lose its uniqueness on a sharded collection."""
 
     exit_status: ClassVar[int] = CONFLICTS
+
+
+class UnfitCollection(IndexToolError):
+    """What has the collection's name is a view, a time series, or another thing that cannot be served.
+
+    Attributes:
+        reason: Why, without the collection's name.
+    """
+
+    exit_status: ClassVar[int] = DIFFERENCES
+
+    def __init__(self, namespace: str, reason: str) -> None:
+        super().__init__(f"{namespace}: {reason}")
+        self.reason = reason
 
 
 class LockHeld(IndexToolError):

@@ -1,35 +1,33 @@
 """What a database holds, compared with what is declared, and the steps between the two. It only reads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from pymongo.errors import OperationFailure
 
+from indexes.actions import NOTHING_FOREIGN, Blocked, Choices, Step
+from indexes.bridges import Present, is_building, target_of_bridge
 from indexes.conflicts import Conflict, find_conflicts
 from indexes.declared import Declared, declared_by
-from indexes.errors import MissingRight
-from indexes.present import Present, is_building
+from indexes.errors import MissingRight, UnfitCollection
+from indexes.refusals import reason_of, takes_no_collation
 from indexes.server import Server
 from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
-from indexes.steps import (
-    NOTHING_FOREIGN,
-    Blocked,
-    Choices,
-    Step,
-    all_steps,
-    blocked_in,
-    target_of_bridge,
-    to_be_unique,
-    undeclared_in,
-)
+from indexes.steps import all_steps, blocked_in, to_be_unique, undeclared_in
 from sessions.store.clients import Database
-from sessions.store.index_definitions import Aspect, Difference, compare, keys_of
+from sessions.store.index_definitions import Aspect, Difference, compare, shown_keys
+from sessions.store.index_listing import default_collation
 
 if TYPE_CHECKING:
     from beanie import Document
+
+_TAKES_NO_COLLATION: Final = (
+    "the collection has a default collation, and text and 2d indexes take none: declare it with "
+    "collation={'locale': 'simple'}"
+)
 
 
 class Standing(StrEnum):
@@ -39,11 +37,9 @@ class Standing(StrEnum):
     EQUAL = "equal"
     DIFFERENT = "different"
     BUILDING = "building"
+    REFUSED = "refused"
     UNDECLARED = "undeclared"
     BRIDGE = "bridge"
-
-
-DECLARED_STANDINGS: Final = frozenset({Standing.MISSING, Standing.EQUAL, Standing.DIFFERENT, Standing.BUILDING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +58,8 @@ class IndexStanding:
     Attributes:
         collection: The collection that holds it, or should.
         name: Its name.
-        keys: Its fields and directions, as declared, or as present if nobody declared it.
+        keys: Its fields and directions, as declared, or as present if nobody declared it. Those of a text index stand
+            in alphabetical order.
         standing: How it compares with what is declared.
         differences: In what it differs.
         use: Its size in bytes and its use since the server started.
@@ -116,22 +113,32 @@ class CollectionState:
 
 async def _expanded(server: Server, declared: Declared, present: Present) -> Declared:
     """What is declared, with each collation as the server would list it. An index inherits its collection's."""
-    inherited = present.get("_id_", {}).get("collation")
-    indexes = {}
+    inherited = default_collation(present)
     for name, definition in declared.indexes.items():
         collation = definition.get("collation", inherited)
-        if not collation or collation.get("locale") == "simple":
-            indexes[name] = definition
+        if name in declared.refused or not collation or collation.get("locale") == "simple":
             continue
-        expanded = dict(await server.expanded_collation(declared.collection, collation))
+        if takes_no_collation(definition):
+            declared = declared.without(name, _TAKES_NO_COLLATION)
+            continue
+        try:
+            expanded = dict(await server.expanded_collation(declared.collection, collation))
+        except OperationFailure as error:
+            declared = declared.without(name, reason_of(error))
+            continue
         expanded.pop("version", None)
-        indexes[name] = {**definition, "collation": expanded}
-    return Declared(declared.collection, indexes)
+        declared = replace(declared, indexes={**declared.indexes, name: {**definition, "collation": expanded}})
+    return declared
 
 
 async def look(server: Server, declared: Declared) -> CollectionState:
     """Read what one collection holds: one ``listIndexes``, and an ``explain`` for each collation."""
-    present = await server.indexes(declared.collection) or {}
+    if declared.unfit:
+        return CollectionState(declared, {})
+    try:
+        present = await server.indexes(declared.collection) or {}
+    except UnfitCollection as error:
+        return CollectionState(replace(declared, unfit=error.reason), {})
     return CollectionState(await _expanded(server, declared, present), present)
 
 
@@ -157,10 +164,13 @@ def _standings(found: CollectionState, uses: Mapping[str, Use]) -> list[IndexSta
     collection = found.declared.collection
     standings = []
     for name, target in found.declared.indexes.items():
-        differences = compare(target, found.present.get(name))
+        is_refused = found.declared.unfit is not None or name in found.declared.refused
+        differences = () if is_refused else compare(target, found.present.get(name))
         aspects = {difference.aspect for difference in differences}
         standing = Standing.DIFFERENT if differences else Standing.EQUAL
-        if Aspect.MISSING in aspects:
+        if is_refused:
+            standing = Standing.REFUSED
+        elif Aspect.MISSING in aspects:
             standing = Standing.MISSING
         elif Aspect.BUILDING in aspects:
             standing = Standing.BUILDING
@@ -168,7 +178,7 @@ def _standings(found: CollectionState, uses: Mapping[str, Use]) -> list[IndexSta
             IndexStanding(
                 collection=collection,
                 name=name,
-                keys=tuple(keys_of(target)),
+                keys=tuple(shown_keys(target)),
                 standing=standing,
                 differences=differences,
                 use=uses.get(name, Use()),
@@ -183,13 +193,25 @@ def _standings(found: CollectionState, uses: Mapping[str, Use]) -> list[IndexSta
                 IndexStanding(
                     collection=collection,
                     name=name,
-                    keys=tuple(keys_of(held)),
+                    keys=tuple(shown_keys(held)),
                     standing=Standing.BRIDGE if is_bridge and standing is Standing.UNDECLARED else standing,
                     use=uses.get(name, Use()),
                     is_declared=False,
                 )
             )
     return standings
+
+
+async def _searched(server: Server, found: CollectionState, choices: Choices) -> tuple[CollectionState, list[Conflict]]:
+    """Look for documents that violate a unique index to be built; one whose filter the server refuses is refused."""
+    declared, conflicts = found.declared, []
+    ours, _ = all_steps(declared, found.present, choices)
+    for target in to_be_unique(declared, found.present, ours):
+        try:
+            conflicts += await find_conflicts(server, declared.collection, [target])
+        except OperationFailure as error:
+            declared = declared.without(target["name"], reason_of(error))
+    return CollectionState(declared, found.present), conflicts
 
 
 async def plan_on(
@@ -208,13 +230,13 @@ async def plan_on(
     for one in declared:
         found = await look(server, one)
         uses = await _uses(server, one.collection) if with_use and found.present else {}
+        if with_conflicts and found.present:
+            found, shared = await _searched(server, found, choices)
+            conflicts += shared
         indexes += _standings(found, uses)
         ours, after = all_steps(found.declared, found.present, choices)
         steps += ours
         blocked += blocked_in(found.declared, after, choices)
-        if with_conflicts and found.present:
-            unique = to_be_unique(found.declared, found.present, ours)
-            conflicts += await find_conflicts(server, one.collection, unique)
     return Plan(
         database=server.name,
         indexes=tuple(indexes),

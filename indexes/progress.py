@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from pymongo.errors import OperationFailure
 
+from indexes.actions import Step
 from indexes.errors import MissingRight, Unreachable
 from indexes.server import Server
-from indexes.steps import Step
 from sessions.tasks import until_set
 
 logger = logging.getLogger("indexes")

@@ -1,7 +1,7 @@
 """What the command line shows: tables for people, JSON for programs."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, Self
 
@@ -12,14 +12,14 @@ from rich.progress import Task as BarTask
 from rich.table import Table
 from rich.text import Text
 
+from indexes.actions import Action, Blocked, Step
 from indexes.applier import Applied
 from indexes.conflicts import Conflict
-from indexes.planner import IndexStanding, Plan, Standing
+from indexes.planner import IndexStanding, Plan, Standing, Use
 from indexes.progress import Progress as BuildProgress
 from indexes.server import in_utc
 from indexes.session_collection.explaining import Explanation
-from indexes.session_collection.superseding import Resolution
-from indexes.steps import Action, Blocked, Step
+from indexes.session_collection.superseding import Resolution, can_resolve
 from sessions.store.index_definitions import in_words
 
 WIDTH_WITHOUT_TERMINAL: Final = 140
@@ -27,6 +27,7 @@ _STYLES: Final[Mapping[Standing, str]] = {
     Standing.MISSING: "red",
     Standing.EQUAL: "green",
     Standing.DIFFERENT: "red",
+    Standing.REFUSED: "red",
     Standing.BUILDING: "yellow",
     Standing.UNDECLARED: "yellow",
     Standing.BRIDGE: "yellow",
@@ -64,8 +65,12 @@ def _size(size: int | None) -> str:
     return f"{amount:.1f} GB"
 
 
+def _is_there(index: IndexStanding) -> bool:
+    return index.standing is not Standing.MISSING and (index.standing is not Standing.REFUSED or index.use != Use())
+
+
 def _used(index: IndexStanding) -> str:
-    if index.standing is Standing.MISSING:
+    if not _is_there(index):
         return ""
     return "unknown" if index.use.operations is None else f"{index.use.operations:,} times"
 
@@ -75,7 +80,7 @@ def _show_collection(console: Console, title: str, indexes: Sequence[IndexStandi
     table = _table("index", "state", "keys", "size", "used")
     for index in indexes:
         state = Text(index.standing, style=_STYLES[index.standing])
-        size = "" if index.standing is Standing.MISSING else _size(index.use.size)
+        size = _size(index.use.size) if _is_there(index) else ""
         table.add_row(index.name, state, in_words(index.keys), size, _used(index))
     console.print(table)
     console.print()
@@ -90,23 +95,32 @@ def show_plan(console: Console, plan: Plan) -> None:
         _show_collection(console, f"{plan.database}.{collection}", ours)
     counts = [f"{len(plan.named(standing))} {standing}" for standing in Standing if plan.named(standing)]
     console.print(", ".join(counts) + "." if counts else "Nothing is declared.")
-    for index in plan.named(Standing.DIFFERENT):
-        for difference in index.differences:
-            console.print(Text(difference.text, style="red"))
+    _show_differences(console, plan.named(Standing.DIFFERENT))
     if plan.steps:
         console.print(Text("apply would:", style="bold"))
         for number, step in enumerate(plan.steps, start=1):
-            console.print(Text(f"{number:>3}. {step.action} {step.index} ({step.why})"))
+            console.print(Text(f"{number:>3}. {step.action} {_of(step)} ({step.why})"))
     else:
         console.print("No change: there is nothing for apply to do.")
     show_blocked(console, plan.blocked)
     show_conflicts(console, plan.conflicts)
 
 
+def _of(one: Step | Blocked) -> str:
+    """An index with its collection, since a run may be about several."""
+    return one.collection if one.index is None else f"{one.index} of {one.collection}"
+
+
+def _show_differences(console: Console, indexes: Iterable[IndexStanding]) -> None:
+    for index in indexes:
+        for difference in index.differences:
+            console.print(Text(f"{index.collection}: {difference.text}", style="red"))
+
+
 def show_blocked(console: Console, blocked: Sequence[Blocked]) -> None:
     """Print what apply leaves as it is."""
     for one in blocked:
-        console.print(Text(f"left alone: {one.index}: {one.reason}", style="yellow"))
+        console.print(Text(f"left alone: {_of(one)}: {one.reason}", style="yellow"))
 
 
 def show_conflicts(console: Console, conflicts: Sequence[Conflict]) -> None:
@@ -122,16 +136,20 @@ def show_conflicts(console: Console, conflicts: Sequence[Conflict]) -> None:
         for document in conflict.first_ids:
             console.print(Text(f"    {document}"))
     if conflicts:
-        console.print(
-            "apply refuses to build over them: put them right first, or let "
-            f"apply --resolve {Resolution.SUPERSEDE_OLDER} end the older sessions of each conversation."
+        resolution = (
+            f", or let apply --resolve {Resolution.SUPERSEDE_OLDER} end the older sessions of each conversation"
+            if can_resolve(conflicts)
+            else ""
         )
+        console.print(f"apply refuses to build over them: put them right first{resolution}.")
 
 
 def show_applied(console: Console, applied: Applied) -> None:
     """Print how a run ended; its steps were shown while it ran."""
     if applied.superseded:
         console.print(f"{len(applied.superseded)} older sessions were superseded (status ignored).")
+    for one in applied.refused:
+        console.print(Text(f"refused: {_of(one)}: {one.reason}", style="bold red"))
     show_blocked(console, applied.plan.blocked)
     show_conflicts(console, applied.conflicts)
     if applied.conflicts:
@@ -145,10 +163,9 @@ def show_applied(console: Console, applied: Applied) -> None:
 
 
 def show_check(console: Console, plan: Plan) -> None:
-    """Print one line, and one for each difference."""
-    for index in plan.indexes:
-        for difference in index.differences if index.is_declared else ():
-            console.print(Text(difference.text, style="red"))
+    """Print one line, and one for each difference and for what cannot become as declared."""
+    _show_differences(console, (index for index in plan.indexes if index.is_declared))
+    show_blocked(console, plan.blocked)
     declared = sum(1 for index in plan.indexes if index.is_declared)
     if plan.is_as_declared:
         console.print(Text(f"All {declared} declared indexes are present, equal and visible.", style="green"))
@@ -220,6 +237,10 @@ def _conflict_values(conflict: Conflict) -> dict[str, Any]:
     }
 
 
+def _blocked_values(blocked: Sequence[Blocked]) -> list[dict[str, Any]]:
+    return [{"collection": one.collection, "index": one.index, "reason": one.reason} for one in blocked]
+
+
 def _plan_values(plan: Plan) -> dict[str, Any]:
     return {
         "database": plan.database,
@@ -227,13 +248,14 @@ def _plan_values(plan: Plan) -> dict[str, Any]:
         "indexes": [_index_values(index) for index in plan.indexes],
         "steps": [_step_values(step) for step in plan.steps],
         "conflicts": [_conflict_values(conflict) for conflict in plan.conflicts],
-        "blocked": [{"collection": one.collection, "index": one.index, "reason": one.reason} for one in plan.blocked],
+        "blocked": _blocked_values(plan.blocked),
     }
 
 
 def _applied_values(applied: Applied) -> dict[str, Any]:
     return {
         "done": [_step_values(step) for step in applied.steps],
+        "refused": _blocked_values(applied.refused),
         "superseded": list(applied.superseded),
         "conflicts": [_conflict_values(conflict) for conflict in applied.conflicts],
         "plan": _plan_values(applied.plan),
@@ -307,7 +329,7 @@ class Teller:
             return
         if progress.ended:
             self._remove_bar()
-            done = f"{_DONE[progress.step.action]} {progress.step.index}"
+            done = f"{_DONE[progress.step.action]} {_of(progress.step)}"
             took = str(timedelta(seconds=round(progress.elapsed))) if progress.elapsed >= 1 else ""
             self._console.print(Text(f"{done} ({progress.step.why})" + (f" in {took}" if took else "")))
         elif self._console.is_terminal:
@@ -323,7 +345,7 @@ class Teller:
             # A new bar for each phase, else rate and time left would include the phase before.
             self._remove_bar()
             self._phase = progress.phase
-            self._bar = self._bars.add_task(f"{step.action} {step.index}", total=None, said="")
+            self._bar = self._bars.add_task(f"{step.action} {_of(step)}", total=None, said="")
         said = f"{progress.phase} " if progress.phase else ""
         if progress.done is not None and progress.total is not None:
             said += f"{progress.done:,}/{progress.total:,}"

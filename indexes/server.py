@@ -10,17 +10,27 @@ from pymongo import ReadPreference
 from pymongo.errors import ExecutionTimeout, OperationFailure, PyMongoError
 
 from indexes.codes import Code
-from indexes.errors import BadChoice, IndexToolError, MissingRight, Unreachable
+from indexes.errors import BadChoice, IndexToolError, MissingRight, UnfitCollection, Unreachable
+from indexes.refusals import reason_of
+from indexes.session_collection.session_document import why_unfit
 from sessions.store.clients import Database
 from sessions.store.collection import SessionCollection
 from sessions.store.driver_errors import cause_of, is_transient
-from sessions.store.index_listing import list_indexes
+from sessions.store.index_listing import A_TIME_SERIES, A_VIEW, NoPlainCollection, list_indexes
 from sessions.tasks import answered
 
 QUICK_SECONDS: Final = 5.0
 # None would leave the limit to the client's own `timeoutMS`; 0 stands above it and is none.
 _NO_LIMIT: Final = 0.0
 _MAJORITY: Final = {"w": "majority"}
+
+_UNFIT: Final[Mapping[str, str]] = {
+    A_VIEW: "it is a view, which has no indexes of its own: declare them for the collection that it shows",
+    A_TIME_SERIES: (
+        "it is a time series, of which the server does not tell whether an index is finished: leave its indexes to "
+        "Beanie's init_beanie"
+    ),
+}
 
 RIGHTS: Final[Mapping[str, tuple[str, str]]] = {
     "hello": ("hello", "read"),  # in fact it asks for no right
@@ -91,8 +101,20 @@ class Server:
         return await self.command({**command, "writeConcern": _MAJORITY}, about=about, quick=quick)
 
     async def indexes(self, collection: str) -> dict[str, dict[str, Any]] | None:
-        """Each index by its name, one being built with its ``buildUUID``; None if the collection does not exist."""
-        return await list_indexes(partial(self.command, about=collection), collection)
+        """Each index by its name, one being built with its ``buildUUID``; None if the collection does not exist.
+
+        Raises:
+            UnfitCollection: It keeps no list of indexes, or can't hold what is meant for it.
+        """
+        try:
+            present = await list_indexes(partial(self.command, about=collection), collection)
+        except NoPlainCollection as error:
+            raise UnfitCollection(f"{self.name}.{collection}", _UNFIT[error.kind]) from error
+        except OperationFailure as error:
+            raise UnfitCollection(f"{self.name}.{collection}", reason_of(error)) from error
+        if unfit := why_unfit(collection, present or {}):
+            raise UnfitCollection(f"{self.name}.{collection}", unfit)
+        return present
 
     async def aggregate(
         self,

@@ -5,113 +5,28 @@ imagining each step done. It is carried out by doing each step and looking again
 killed anywhere, without any record of it.
 """
 
-import hashlib
-import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
+from indexes.actions import NEVER_SECONDS, NOTHING_FOREIGN, Action, Blocked, Choices, Step
+from indexes.bridges import (
+    Definition,
+    Present,
+    bridge_of,
+    is_building,
+    is_enforced,
+    is_served,
+    standing_in,
+    target_of_bridge,
+)
 from indexes.declared import Declared, is_index_of_ids
-from indexes.present import Definition, Present, is_building
 from indexes.session_collection.session_document import is_shard_key_index
-from sessions.store.index_definitions import Aspect, compare, keys_of, signature, ttl_of
+from sessions.store.index_definitions import Aspect, compare, in_words, is_text, shown_keys, signature, ttl_of
 
-NEVER_SECONDS: Final = 2_147_483_647
-"""A TTL can't be removed in place. This one, the longest possible, deletes nothing."""
-
-_BRIDGE: Final = re.compile(r"(?P<target>.+)__bridge_(?P<digest>[0-9a-f]{8})")
-_IN_PLACE: Final = frozenset({Aspect.HIDDEN, Aspect.TTL, Aspect.UNIQUE, Aspect.PREPARE_UNIQUE})
-
-
-class Action(StrEnum):
-    """What a step does."""
-
-    WAIT = "wait"
-    BUILD = "build"
-    BUILD_BRIDGE = "build bridge"
-    DROP = "drop"
-    DROP_BRIDGE = "drop bridge"
-    UNHIDE = "unhide"
-    HIDE = "hide"
-    SET_TTL = "set TTL"
-    DEFUSE_TTL = "defuse TTL"
-    MAKE_UNIQUE = "make unique"
-    CANCEL_PREPARE_UNIQUE = "cancel prepareUnique"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One thing to do, on one index.
-
-    Attributes:
-        collection: The collection's name.
-        action: What to do.
-        index: The index's name.
-        definition: The index to build, or the index to drop as it was read.
-        why: The reason, for people.
-    """
-
-    collection: str
-    action: Action
-    index: str
-    definition: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
-    why: str = ""
-
-    @property
-    def builds(self) -> bool:
-        """Whether it builds an index, and so scans the collection."""
-        return self.action in (Action.BUILD, Action.BUILD_BRIDGE)
-
-
-@dataclass(frozen=True, slots=True)
-class Blocked:
-    """An index that `apply` leaves as it is, and what to do about it."""
-
-    collection: str
-    index: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choices:
-    """What the operator allows beyond building what is declared."""
-
-    drop_undeclared: bool = False
-    hide_only: bool = False
-
-
-NOTHING_FOREIGN: Final = Choices()
-
-
-def _digest(definition: Definition) -> str:
-    return hashlib.sha256(repr(signature(definition)).encode()).hexdigest()[:8]
-
-
-def bridge_of(target: Definition) -> Definition | None:
-    """The target with every key's direction reversed and without a TTL; None if a key has no direction.
-
-    It can coexist with its target, enforces the same uniqueness and serves the same sorts. Its name consists of its
-    target's and a digest of its own definition, so that nobody else's index is taken for a bridge.
-    """
-    keys = keys_of(target)
-    if any(not isinstance(way, int | float) or name.endswith("$**") for name, way in keys):
-        return None
-    return _standing_in({**target, "key": {name: -way for name, way in keys if isinstance(way, int | float)}})
-
-
-def _standing_in(target: Definition) -> Definition:
-    """The same under a bridge's name."""
-    # Visible even if the target is hidden, since it has to serve. Without a TTL, since a bridge that a killed run left
-    # would delete what an older release declared.
-    bridge = {name: value for name, value in target.items() if name not in ("hidden", "expireAfterSeconds")}
-    return {**bridge, "name": f"{target['name']}__bridge_{_digest(bridge)}"}
-
-
-def target_of_bridge(name: str, present: Definition) -> str | None:
-    """The index that a bridge stands in for; None if this is no bridge of ours."""
-    found = _BRIDGE.fullmatch(name)
-    return found["target"] if found and found["digest"] == _digest(present) else None
+MOST_INDEXES: Final = 64
+"""As many indexes a collection holds, with that of its ids, unless that is its clustered key (*measured*)."""
+_FULL: Final = f"the collection holds {MOST_INDEXES} indexes, the most that the server allows"
+IN_PLACE: Final = frozenset({Aspect.HIDDEN, Aspect.TTL, Aspect.UNIQUE, Aspect.PREPARE_UNIQUE})
 
 
 def deletes(definition: Definition) -> bool:
@@ -132,17 +47,6 @@ def undeclared_in(declared: Declared, present: Present) -> list[str]:
     ]
 
 
-def is_enforced(target: Definition, present: Present) -> bool:
-    """Whether the uniqueness that ``target`` asks for is held by a finished index, hidden or not, or its reverse."""
-    twins = {signature(target), signature(bridge_of(target) or target)}
-    return any(not is_building(held) and signature(held) in twins for held in present.values())
-
-
-def is_served(target: Definition, present: Present) -> bool:
-    """Whether one of those is visible too, so that the target's queries have an index."""
-    return is_enforced(target, {name: held for name, held in present.items() if not held.get("hidden")})
-
-
 class _CollectionSteps:
     """The steps of one collection, given what it holds now."""
 
@@ -150,6 +54,8 @@ class _CollectionSteps:
         self._declared = declared
         self._present = present
         self._choices = choices
+        # What is refused stays declared, so that nothing of its name counts as foreign, and is not worked on.
+        self._targets = {name: one for name, one in declared.indexes.items() if name not in declared.refused}
         self.blocked: list[Blocked] = []
 
     def _step(self, action: Action, index: str, definition: Definition, why: str) -> Step:
@@ -160,21 +66,34 @@ class _CollectionSteps:
 
     def steps(self) -> Iterator[Step]:
         """Each step that could come next, the one to take first."""
+        for name, reason in self._declared.refused.items():
+            self._block(name, reason)
+        is_full = sum(1 for held in self._present.values() if not held.get("clustered")) >= MOST_INDEXES
+        for step in self._wanted():
+            if not (step.builds and is_full):
+                yield step
+            elif step.action is Action.BUILD:
+                self._block(step.index, f"{_FULL}: drop one that is not needed")
+            else:
+                target = target_of_bridge(step.index, step.definition) or step.index
+                self._block(target, f"{_FULL}, and its bridge would be one more: drop one that is not needed")
+
+    def _wanted(self) -> Iterator[Step]:
         for name, held in self._present.items():
-            is_ours = name in self._declared.indexes or target_of_bridge(name, held) in self._declared.indexes
+            is_ours = name in self._targets or target_of_bridge(name, held) in self._targets
             if is_building(held) and is_ours:
                 yield self._step(Action.WAIT, name, held, "the server is still building it")
         # First what protects live data, since a wrong TTL deletes and a hidden index serves no query.
-        for name, target in self._declared.indexes.items():
+        for name, target in self._targets.items():
             there = self._present.get(name)
             if there is not None and not is_building(there):
                 yield from self._in_place(target, there)
         for name, held in self._present.items():
-            if target_of_bridge(name, held) in self._declared.indexes and deletes(held):
+            if target_of_bridge(name, held) in self._targets and deletes(held):
                 yield self._step(Action.DEFUSE_TTL, name, held, "a bridge must not delete")
         if self._touches_foreign:
             yield from self._foreign_ttls()
-        ordered = sorted(self._declared.indexes.items(), key=lambda item: not item[1].get("unique"))
+        ordered = sorted(self._targets.items(), key=lambda item: not item[1].get("unique"))
         for name, target in ordered:
             yield from self._of(name, target)
         if self._touches_foreign:
@@ -189,7 +108,7 @@ class _CollectionSteps:
         found = {difference.aspect for difference in compare(target, held)}
         # A TTL deletes what its index covers. On an index that covers other documents than the declared one even the
         # declared TTL is wrong, so that only the new index gets it.
-        covers_the_same = found <= _IN_PLACE
+        covers_the_same = found <= IN_PLACE
         if covers_the_same and Aspect.TTL in found and ttl_of(target) is not None:
             yield self._step(Action.SET_TTL, name, target, f"{ttl_of(target)} s are declared")
         elif deletes(held) and (ttl_of(target) is None or not covers_the_same):
@@ -206,6 +125,9 @@ class _CollectionSteps:
         held = self._present.get(name)
         if is_building(held):
             return
+        if held is not None and held.get("clustered"):
+            self._block(name, "the key of the clustered collection has this name: give the index another one")
+            return
         found = compare(target, held)
         if not found:
             yield from self._leftovers(name)
@@ -218,11 +140,19 @@ class _CollectionSteps:
             aspects = ", ".join(difference.aspect for difference in found)
             yield from self._bridged(target, name, f"it differs in: {aspects}")
         elif twin is None:
-            yield self._step(Action.BUILD, name, target, "it is missing")
+            yield from self._missing(name, target)
         elif owner == name:
             yield from self._bridged(target, twin, "it stands under the name of a bridge")
         # Else the twin is another index's bridge, or has another declared name. It goes when its own target is in
         # place, and this index follows.
+
+    def _missing(self, name: str, target: Definition) -> Iterator[Step]:
+        texts = [held for held in self._present.values() if is_text(held)] if is_text(target) else []
+        if texts:
+            other = f"{texts[0]['name']} ({in_words(shown_keys(texts[0]))})"
+            self._block(name, f"a collection holds one text index, and {other} is it: drop one of the two")
+        else:
+            yield self._step(Action.BUILD, name, target, "it is missing")
 
     def _without(self, name: str) -> Present:
         return {other: held for other, held in self._present.items() if other != name}
@@ -237,7 +167,7 @@ class _CollectionSteps:
                 bool(target.get("unique")) and not is_enforced(target, rest)
             )
 
-        does_its_work = [one for one in self._declared.indexes.values() if is_enforced(one, {name: held})]
+        does_its_work = [one for one in self._targets.values() if is_enforced(one, {name: held})]
         return [target for target in does_its_work if is_left_alone(target)]
 
     def _holder_of(self, definition: Definition, *, but: str) -> str | None:
@@ -245,8 +175,10 @@ class _CollectionSteps:
         return next((name for name, held in self._present.items() if name != but and signature(held) == wanted), None)
 
     def _under_another_name(self, name: str, target: Definition, twin: str) -> Iterator[Step]:
-        if not self._choices.drop_undeclared or self._choices.hide_only:
-            self._block(name, f"the same index stands under the name {twin}: --drop-undeclared replaces it")
+        is_replaced = self._choices.drop_undeclared and not self._choices.hide_only
+        if self._reason_to_keep(twin) or (not is_replaced and bridge_of(target) is not None):
+            advice = self._reason_to_keep(twin) or "--drop-undeclared replaces it"
+            self._block(name, f"the same index stands under the name {twin}: {advice}")
         elif is_building(self._present[twin]):
             self._block(name, f"the same index is being built under the name {twin}: run this again later")
         else:
@@ -275,7 +207,7 @@ class _CollectionSteps:
             return
         if signature(self._present[in_the_way]) == signature(bridge):
             # The index in the way is the target reversed, so the bridge can't be built beside it, but the target can.
-            bridge = _standing_in(target)
+            bridge = standing_in(target)
         twin = self._holder_of(bridge, but=in_the_way)
         if twin is None:
             yield self._step(Action.BUILD_BRIDGE, bridge["name"], bridge, f"{name}: {why}")
@@ -291,7 +223,8 @@ class _CollectionSteps:
     def _foreign_ttls(self) -> Iterator[Step]:
         for name in undeclared_in(self._declared, self._present):
             held = self._present[name]
-            goes = not is_building(held) and not (self._choices.hide_only and self._relying_on(name))
+            is_kept = self._reason_to_keep(name) or (self._choices.hide_only and self._relying_on(name))
+            goes = not is_building(held) and not is_kept
             if goes and deletes(held):
                 yield self._step(
                     Action.DEFUSE_TTL, name, held, "nobody declared it, and even hidden it would go on deleting"
@@ -300,7 +233,9 @@ class _CollectionSteps:
     def _foreign(self) -> Iterator[Step]:
         for name in undeclared_in(self._declared, self._present):
             held = self._present[name]
-            if is_building(held):
+            if reason := self._reason_to_keep(name):
+                self._block(name, reason)
+            elif is_building(held):
                 self._block(name, "nobody declared it, and the server is still building it: run this again later")
             elif relying := self._relying_on(name):
                 self._block(name, self._why_kept(relying))
@@ -308,6 +243,20 @@ class _CollectionSteps:
                 yield self._step(Action.HIDE, name, held, "nobody declared it")
             elif not self._choices.hide_only:
                 yield self._step(Action.DROP, name, held, "nobody declared it, and it is hidden")
+
+    def _reason_to_keep(self, name: str) -> str | None:
+        """Why an index that nobody declared is left as it is, whatever the operator allows."""
+        held = self._present[name]
+        owner = self._declared.siblings.get(target_of_bridge(name, held) or name)
+        if owner is not None:
+            return f"{owner} declares it for the same collection: name that document too"
+        if name in self._declared.refused:
+            return self._declared.refused[name]
+        for other in self._declared.refused.keys() & self._declared.indexes.keys():
+            # By its first field, since a refused declaration may be one that can't be compared.
+            if shown_keys(held)[:1] == shown_keys(self._declared.indexes[other])[:1]:
+                return f"nobody declared it, but it may do the work of {other}, which is refused: see to that first"
+        return None
 
     def _why_kept(self, relying: Collection[Definition]) -> str:
         said = f"nobody declared it, but it alone does the work of {', '.join(target['name'] for target in relying)}"
@@ -318,11 +267,14 @@ class _CollectionSteps:
 
 def next_step(declared: Declared, present: Present, choices: Choices) -> Step | None:
     """The one step to take on a collection that holds ``present``; None if nothing more can be done."""
-    return next(_CollectionSteps(declared, present, choices).steps(), None)
+    return None if declared.unfit else next(_CollectionSteps(declared, present, choices).steps(), None)
 
 
 def blocked_in(declared: Declared, present: Present, choices: Choices) -> tuple[Blocked, ...]:
     """The indexes that do not become as declared, from what a collection holds once every step is done."""
+    if declared.unfit:
+        is_asked_for = declared.indexes or choices != NOTHING_FOREIGN
+        return (Blocked(declared.collection, None, declared.unfit),) if is_asked_for else ()
     collection = _CollectionSteps(declared, present, choices)
     for _ in collection.steps():
         pass

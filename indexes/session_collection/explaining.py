@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pymongo.errors import OperationFailure
 
-from indexes.present import Present, is_building
+from indexes.bridges import Present, is_building
 from indexes.server import Server, in_utc
 from indexes.session_collection.query_shapes import BY_ID, SHAPES, Sample, Shape
 from indexes.session_collection.session_document import GOVERNS
@@ -19,7 +19,7 @@ from sessions.store.reads import Lookup
 MOST_KEYS_PER_ROUTE: Final = 1.1
 _COLLECTION_SCAN: Final = "COLLSCAN"
 _SORT: Final = "SORT"
-_BY_ID_STAGE: Final = "IDHACK"
+_BY_ID_STAGES: Final = frozenset({"IDHACK", "CLUSTERED_IXSCAN"})
 _NAMES_PREVIEW: Final = "current_preview_id"
 _SAMPLED: Final = ("user_id", "session_id", "conversation_id", "trigger_id", "preview_id", "updated_at")
 
@@ -127,7 +127,7 @@ async def _explained(server: Server, shape: Shape, sample: Sample, present: Pres
     names = {str(node["stage"]).upper() for node in stages}
     statistics = next(node["executionStats"] for node in _nodes(told) if "executionStats" in node)
     indexes = dict.fromkeys(str(node["indexName"]) for node in stages if "indexName" in node)
-    if _BY_ID_STAGE in names:
+    if _BY_ID_STAGES & names:
         indexes[BY_ID] = None
     found = Explained(
         query=shape.name,
@@ -170,6 +170,9 @@ async def explain(database: Database) -> Explanation:
     Returns:
         What each query costs, and what is wrong with it: its index missing or hidden, a scan of the collection, a
         sort in memory, more than 1.1 keys per document on a routing lookup.
+
+    Raises:
+        UnfitCollection: The collection cannot hold sessions.
 
     Round trips:
         One ``explain`` for each shape, a ``listIndexes``, a ``hello``, and two to four ``find`` for values to ask for.

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from indexes.bridges import Present
 from indexes.declared import declared_by
 from indexes.errors import CannotShard, NotSharded
-from indexes.present import Present
 from indexes.server import Server, is_router
 from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
 from sessions.store.clients import Database
@@ -55,6 +55,7 @@ async def shard(database: Database, *, carry_out: bool = False) -> tuple[Shardin
     Raises:
         NotSharded: The database is not reached by a router of a sharded cluster.
         CannotShard: A unique index does not begin with the shard key's field; nothing was changed.
+        UnfitCollection: The collection cannot hold sessions; nothing was changed.
 
     Round trips:
         A ``hello`` and a ``listIndexes``, and one for each command that is run.

@@ -289,13 +289,17 @@ class StoreUnavailable(SessionError):
 class IndexesMissing(SessionError):
     """The database lacks the governor index as declared, so that two sessions could govern one conversation.
 
+    Also if its collection is one that cannot hold sessions: a view, a time series, one with a default collation.
+
     Attributes:
         differences: What differs, one sentence each.
     """
 
     http_status: ClassVar[int] = 503
 
-    def __init__(self, differences: tuple[str, ...]) -> None:
+    def __init__(
+        self, differences: tuple[str, ...], *, cure: str = "run `python -m indexes apply` on this database"
+    ) -> None:
         found = "; ".join(differences)
-        super().__init__(SessionRef(), f"{found}: run `python -m indexes apply` on this database, then open it again")
+        super().__init__(SessionRef(), f"{found}: {cure}, then open it again")
         self.differences = differences

@@ -1,9 +1,9 @@
 """The repository as a whole, and its opening: indexes verified, the server's clock learned."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from sessions.domain import inputs
 from sessions.domain.errors import IndexesMissing, InvalidSessionInput
@@ -19,11 +19,13 @@ from sessions.repository.watching import Watching
 from sessions.store.clients import Database
 from sessions.store.clock import Clock, GivenClock, ServerClock, system_time
 from sessions.store.collection import DuplicateKey
-from sessions.store.document import INDEXES, ROUTING_INDEX
+from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
 from sessions.store.index_definitions import differences
+from sessions.store.index_listing import NoPlainCollection, why_unfit_for_sessions
 from sessions.store.observed_collection import ObservedCollection
 
 DEFAULT_LEASE: Final = timedelta(seconds=60)
+_MADE_ANEW: Final = "it must be made anew, as a collection without a default collation"
 
 
 class SessionRepository(Creation, Lookups, Binding, Claims, Outcomes, Applying, Endings, Sweeps, Watching):
@@ -134,11 +136,13 @@ def open_repository(
 
     Raises:
         InvalidSessionInput: An argument is outside its limits; nothing was sent.
-        IndexesMissing: The governor index is missing, unfinished or another; it says what differs.
+        IndexesMissing: The governor index is missing, unfinished or another, or the collection is of a kind that
+            cannot hold sessions; it says what differs.
         StoreUnavailable: No primary answered within ``timeout``.
 
     Round trips:
-        One ``listIndexes`` and five ``hello``; none of the latter if a clock is given.
+        One ``listIndexes``, a second one before indexes are created, and five ``hello``; none of these if a clock is
+        given.
     """
     create = inputs.flag("create_indexes", create_indexes)
     verify = inputs.flag("verify_indexes", verify_indexes)
@@ -150,9 +154,11 @@ def open_repository(
 
     async def opened() -> SessionRepository:
         if create:
+            if verify:
+                await _indexes_of(collection)  # so that nothing is created in a collection that is refused
             await _create_all(collection)
         if verify:
-            await _verify(collection)
+            _verify(await _indexes_of(collection))
         told: Clock
         if clock is not None or not collection.is_server:
             told = GivenClock(clock or system_time)
@@ -175,8 +181,18 @@ async def _create_all(collection: ObservedCollection) -> None:
             raise IndexesMissing((f"index {name} cannot be built: sessions in the database violate it",)) from error
 
 
-async def _verify(collection: ObservedCollection) -> None:
+async def _indexes_of(collection: ObservedCollection) -> Mapping[str, Mapping[str, Any]]:
+    """The indexes of a collection that can hold sessions."""
+    try:
+        present = await collection.indexes()
+    except NoPlainCollection as error:
+        raise IndexesMissing((f"{COLLECTION} is {error.kind}",), cure=_MADE_ANEW) from error
+    if unfit := why_unfit_for_sessions(present):
+        raise IndexesMissing((f"{COLLECTION}: {unfit}",), cure=_MADE_ANEW)
+    return present
+
+
+def _verify(present: Mapping[str, Mapping[str, Any]]) -> None:
     declared = next(dict(index.document) for index in INDEXES if index.document["name"] == ROUTING_INDEX)
-    present = (await collection.indexes()).get(ROUTING_INDEX)
-    if found := differences(declared, present):
+    if found := differences(declared, present.get(ROUTING_INDEX)):
         raise IndexesMissing(found)

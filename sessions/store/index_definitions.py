@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from math import isnan
 from typing import Any, Final
 
 from bson import Decimal128, json_util
@@ -37,7 +38,9 @@ _SERVER_FILLS_IN: Final[Mapping[str, object]] = {
     "max": 180,
 }
 """Options of text and 2d indexes that the server lists even if they were left out, with its defaults."""
-_COMPARED_WHERE_DECLARED: Final = ("wildcardProjection", "storageEngine", "textIndexVersion", "2dsphereIndexVersion")
+_COMPARED_WHERE_DECLARED: Final = ("storageEngine", "textIndexVersion", "2dsphereIndexVersion")
+LONGEST_TTL: Final = 2_147_483_647
+"""The longest TTL that the server takes, in seconds; it deletes nothing."""
 
 
 class Aspect(StrEnum):
@@ -115,7 +118,7 @@ def canonical_filter(conditions: Mapping[str, Any]) -> tuple[str, ...]:
             found.update(part for nested in wanted for part in canonical_filter(nested))
         elif path == "$or":
             found.update(_alternatives(wanted))
-        elif path.startswith("$"):
+        elif path == "$nor":
             found.add(f"{path} {sorted(str(canonical_filter(nested)) for nested in wanted)}")
         elif isinstance(wanted, Mapping) and wanted and all(str(name).startswith("$") for name in wanted):
             found.update(_condition(path, str(operator), value) for operator, value in wanted.items())
@@ -155,15 +158,36 @@ def keys_of(definition: Mapping[str, Any]) -> list[tuple[str, object]]:
     return [*others[:place], ("_fts", "text"), ("_ftsx", 1), *others[place:]]
 
 
+def is_text(definition: Mapping[str, Any]) -> bool:
+    """Whether it is a text index, of which a collection holds one."""
+    return ("_fts", "text") in keys_of(definition)
+
+
 def _weights(definition: Mapping[str, Any]) -> Mapping[str, object]:
+    """The fields of a text index, each with its weight, of which the server keeps the whole number."""
     declared = {name: 1 for name, way in dict(definition["key"]).items() if way == "text" and name != "_fts"}
-    return {name: _number(weight) for name, weight in {**declared, **definition.get("weights", {})}.items()}
+    found = {name: _number(weight) for name, weight in {**declared, **definition.get("weights", {})}.items()}
+    return {name: int(weight) if isinstance(weight, float) else weight for name, weight in sorted(found.items())}
+
+
+def shown_keys(definition: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """An index's fields for people: those of a text index by their own names, in alphabetical order."""
+    shown: list[tuple[str, object]] = []
+    for name, way in keys_of(definition):
+        if name == "_fts":
+            shown += [(field, "text") for field in _weights(definition)]
+        elif name != "_ftsx":
+            shown.append((name, way))
+    return shown
 
 
 def ttl_of(definition: Mapping[str, Any]) -> int | None:
     """After how many seconds the server deletes documents by this index; None if it never does."""
     seconds = definition.get("expireAfterSeconds")
-    return None if seconds is None else int(seconds)
+    if seconds is None:
+        return None
+    number = float(str(seconds))
+    return LONGEST_TTL if isnan(number) else int(number)
 
 
 def signature(definition: Mapping[str, Any]) -> tuple[object, ...]:
@@ -174,8 +198,32 @@ def signature(definition: Mapping[str, Any]) -> tuple[object, ...]:
         bool(definition.get("sparse")),
         canonical_filter(definition.get("partialFilterExpression") or {}),
         _collation(definition),
-        _text_of(definition.get("wildcardProjection")),
+        _text_of(_projection(definition)),
+        *(_weights(definition).items() if is_text(definition) else ()),
     )
+
+
+def _projection(definition: Mapping[str, Any]) -> Mapping[str, bool] | None:
+    """A ``wildcardProjection`` in the form in which the server compares it; None without one.
+
+    Neither the order of its fields counts, nor whether they are nested or dotted, nor which number stands for true,
+    and ``_id`` is left out unless it is asked for; *measured* on 6.0.5, where such projections are one.
+    """
+    projection = definition.get("wildcardProjection")
+    if projection is None:
+        return None
+    leaves = dict(_leaves("", projection))
+    if len(leaves) > 1 and leaves.get("_id") is False:
+        del leaves["_id"]
+    return dict(sorted(leaves.items()))
+
+
+def _leaves(path: str, value: object) -> Iterator[tuple[str, bool]]:
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _leaves(f"{path}.{name}" if path else str(name), part)
+    else:
+        yield path, bool(_number(value))
 
 
 def _collation(definition: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
@@ -191,8 +239,11 @@ def _other_options(declared: Mapping[str, Any], present: Mapping[str, Any]) -> l
         for name in _COMPARED_WHERE_DECLARED
         if name in declared and _text_of(declared[name]) != _text_of(present.get(name))
     ]
-    if sorted(_weights(declared).items()) != sorted(_weights(present).items()):
+    wanted, held = _weights(declared), _weights(present)
+    if wanted.keys() == held.keys() and wanted != held:  # other fields are told as other keys
         found.append("weights")
+    if _projection(declared) != _projection(present):
+        found.append("wildcardProjection")
     kinds = [way for _, way in keys_of(declared)]
     for name, default in _SERVER_FILLS_IN.items():
         applies = "2d" in kinds if name in ("bits", "min", "max") else "text" in kinds and default is not None
@@ -202,7 +253,7 @@ def _other_options(declared: Mapping[str, Any], present: Mapping[str, Any]) -> l
 
 
 def _key_difference(declared: Mapping[str, Any], present: Mapping[str, Any]) -> tuple[Aspect, str]:
-    wanted, held = keys_of(declared), keys_of(present)
+    wanted, held = shown_keys(declared), shown_keys(present)
     aspect = Aspect.ORDER if sorted(map(str, wanted)) == sorted(map(str, held)) else Aspect.KEYS
     return aspect, f"has the keys {in_words(held)} instead of {in_words(wanted)}" if wanted != held else ""
 

@@ -16,10 +16,10 @@ import pytest_asyncio
 from pymongo.errors import DuplicateKeyError
 
 from indexes import Progress, apply, check, plan
+from indexes.actions import Action
+from indexes.bridges import is_building
 from indexes.lock import LOCKS
-from indexes.present import is_building
 from indexes.server import Server
-from indexes.steps import Action
 from sessions import IndexesMissing, open_repository
 from sessions.mongod import find_mongod, running_mongod
 from sessions.store.clients import connect, disconnect

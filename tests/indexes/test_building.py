@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from indexes import Plan, Unreachable, apply, check, plan
+from indexes.actions import Action, Step
 from indexes.planner import Standing
 from indexes.progress import Progress
-from indexes.steps import Action, Step
 from sessions import IndexesMissing, open_repository
 from sessions.store.clients import connect, disconnect
 from sessions.store.document import COLLECTION, ROUTING_INDEX

@@ -20,30 +20,13 @@ from indexes.lock import LOCKS
 from sessions.store.clients import connect, disconnect
 from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
 from tests.support.held_builds import builds_held, under_way
+from tests.support.index_command import ROOT, run_command
 
 NAMES: Final = [index.document["name"] for index in INDEXES]
-ROOT: Final = Path(__file__).parents[2]
 KEYS: Final = [("user_id", 1), ("conversation_id", 1)]
 FILTER: Final = next(
     index.document["partialFilterExpression"] for index in INDEXES if index.document["name"] == ROUTING_INDEX
 )
-
-
-async def run_command(
-    *arguments: str, uri: str | None = None, stdout: int | None = None, path: Path = ROOT
-) -> tuple[int | None, str]:
-    """Run ``python -m indexes`` as its users do; its exit status and all that it printed."""
-    environment = {name: value for name, value in os.environ.items() if name != "MONGODB_URI"}
-    environment["PYTHONPATH"] = str(path)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "indexes", *arguments),
-        cwd=ROOT,
-        env=environment if uri is None else {**environment, "MONGODB_URI": uri},
-        stdout=asyncio.subprocess.PIPE if stdout is None else stdout,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    printed, _ = await process.communicate()
-    return process.returncode, (printed or b"").decode()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -10,8 +10,8 @@ from pymongo import IndexModel
 from pymongo.errors import OperationFailure
 
 from indexes import Applied, BadChoice, Plan, Unsettled, apply, check, plan
+from indexes.actions import NEVER_SECONDS, Action
 from indexes.planner import Standing
-from indexes.steps import NEVER_SECONDS, Action
 from sessions import open_repository
 from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
 from sessions.store.index_definitions import Aspect, signature
@@ -194,13 +194,6 @@ async def test_prepare_unique_left_by_a_killed_run_is_recognised(
     before = await plan(database)
     aspects = [difference.aspect for difference in before.named(Standing.DIFFERENT)[0].differences]
     assert aspects == [Aspect.UNIQUE, Aspect.PREPARE_UNIQUE]
-    await apply(database)
-    await assert_settled(database, command_counter)
-
-
-async def test_a_collection_that_has_a_collation(database: Any, command_counter: CommandCounter) -> None:
-    """Its indexes inherit it, and the server lists it with its defaults, which is no difference to repair."""
-    await database.create_collection(COLLECTION, collation={"locale": "fr_CA"})
     await apply(database)
     await assert_settled(database, command_counter)
 

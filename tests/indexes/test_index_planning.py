@@ -7,23 +7,11 @@ from typing import Any, Final
 import pytest
 from beanie import Document
 
+from indexes.actions import NEVER_SECONDS, Action, Choices
+from indexes.bridges import bridge_of, is_enforced, is_served, target_of_bridge
 from indexes.declared import Declared, declared_by
 from indexes.errors import BadDocument
-from indexes.steps import (
-    NEVER_SECONDS,
-    Action,
-    Choices,
-    all_steps,
-    blocked_in,
-    bridge_of,
-    imagined,
-    is_enforced,
-    is_served,
-    next_step,
-    target_of_bridge,
-    to_be_unique,
-    undeclared_in,
-)
+from indexes.steps import all_steps, blocked_in, imagined, next_step, to_be_unique, undeclared_in
 from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX, ActiveScheduleSession
 from sessions.store.index_definitions import compare, signature, ttl_of
 

@@ -5,9 +5,9 @@ from typing import Final
 
 import pytest
 
+from indexes.actions import Action, Blocked, Step
 from indexes.progress import Progress
 from indexes.rendering import WIDTH_WITHOUT_TERMINAL, Teller, show_blocked
-from indexes.steps import Action, Blocked, Step
 from sessions.console import console_for
 
 NAME: Final = "oops[/x] [red]user:key:1"

@@ -12,9 +12,9 @@ import pytest
 import pytest_asyncio
 
 from indexes import Progress, apply, check
-from indexes.present import is_building
+from indexes.actions import Action
+from indexes.bridges import is_building
 from indexes.server import Server
-from indexes.steps import Action
 from sessions.mongod import Member, ReplicaSet, find_mongod, running_replica_set
 from sessions.store.clients import connect, disconnect
 from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX

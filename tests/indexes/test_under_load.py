@@ -17,8 +17,8 @@ from pymongo import IndexModel
 from pymongo.errors import OperationFailure
 
 from indexes import Progress, apply, check
+from indexes.actions import Action
 from indexes.server import Server
-from indexes.steps import Action
 from sessions import (
     ActiveScheduleSession,
     ActiveScheduleSessionSnapshot,
