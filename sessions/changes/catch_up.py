@@ -184,7 +184,7 @@ class CatchUp:
         token = min(follower.position for follower in followers)
         turn_ends = steady() + _TURN
         reading: Reading | None = None
-        front_is_near = False
+        is_at_the_end = False
         try:
             reading = await Reading.open(self._source, token, wait=_WAIT, patience=self._patience)
             tell_each(followers, methodcaller("joined", token))
@@ -195,10 +195,10 @@ class CatchUp:
                 event = None if change is None else to_event(change)
                 if event is not None:
                     tell_each(followers, methodcaller("happened", event))
-                elif not front_is_near:
-                    # A feed that has just begun stands ahead of the last write (*measured*): after another one, of any
-                    # kind, this stream passes it. An idle server would make it ten seconds later.
-                    front_is_near = True
+                elif not is_at_the_end:
+                    is_at_the_end = True
+                    # A feed that has just begun stands ahead of the last write (*measured*); after another one, of any
+                    # kind, this stream passes it. An idle server makes one every ten seconds only.
                     with suppress(StoreUnavailable):
                         await self._source.confirm_primary()
                 is_over = steady() > turn_ends and (self._newcomers or len(self._rounds) > 1)
