@@ -65,6 +65,7 @@ class CatchUp:
         self._newcomers: dict[Returning, asyncio.Future[None]] = {}
         self._rounds: deque[WeakSet[Returning]] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     # --- followers ------------------------------------------------------------------------------------------------
 
@@ -101,7 +102,9 @@ class CatchUp:
 
     async def close(self) -> None:
         """End it and tell its followers."""
+        self._is_closed = True
         if self._task is not None:
+            self._task.cancel()
             await stopped([self._task])
         # Whoever waits to be let in finds the end too, not an error.
         self._rounds.appendleft(WeakSet())
@@ -114,7 +117,7 @@ class CatchUp:
         front: Feed | None = None
         retries = Retries()
         try:
-            while self._newcomers or any(self._rounds):
+            while not self._is_closed and (self._newcomers or any(self._rounds)):
                 try:
                     front = self._front()
                     await front.follow(self._place)

@@ -70,7 +70,6 @@ class PlayedServer:
         self.no_tokens: dict[str, Exception] = {}
         self.open: set[ServerStream] = set()
         self.most_open = 0
-        self.opened_from: list[str | None] = []
         self.has_moved = False
 
     @property
@@ -93,7 +92,6 @@ class PlayedServer:
         await asyncio.sleep(0)
         if refusal := self.no_tokens.get(resume_after or ""):
             raise refusal
-        self.opened_from.append(resume_after)
         last = int(str(self.events[-1]["_id"]["_data"])[2:18], 16)
         # One that begins now stands ahead of the last write.
         stream = ServerStream(self, resume_after or idle_token(last + 1))
