@@ -14,9 +14,7 @@ from sessions.changes import catch_up, feed, watch
 from sessions.changes.events import names_change
 from sessions.changes.feeds import Feeds
 from sessions.changes.watch import Queue, Scope, Watch
-from tests.support.played_streams import change, lost, until
-
-PATIENCE: Final = 60.0
+from tests.support.played_streams import PATIENCE, change, lost, until
 
 
 def token_of(number: int) -> str:
