@@ -65,6 +65,7 @@ class CatchUp:
         self._newcomers: dict[Returning, asyncio.Future[None]] = {}
         self._rounds: deque[WeakSet[Returning]] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     # --- followers ------------------------------------------------------------------------------------------------
 
@@ -101,7 +102,9 @@ class CatchUp:
 
     async def close(self) -> None:
         """End it and tell its followers."""
+        self._is_closed = True
         if self._task is not None:
+            self._task.cancel()
             await stopped([self._task])
         # Whoever waits to be let in finds the end too, not an error.
         self._rounds.appendleft(WeakSet())
@@ -114,7 +117,7 @@ class CatchUp:
         front: Feed | None = None
         retries = Retries()
         try:
-            while self._newcomers or any(self._rounds):
+            while not self._is_closed and (self._newcomers or any(self._rounds)):
                 try:
                     front = self._front()
                     await front.follow(self._place)
@@ -184,7 +187,7 @@ class CatchUp:
         token = min(follower.position for follower in followers)
         turn_ends = steady() + _TURN
         reading: Reading | None = None
-        front_is_near = False
+        is_at_the_end = False
         try:
             reading = await Reading.open(self._source, token, wait=_WAIT, patience=self._patience)
             tell_each(followers, methodcaller("joined", token))
@@ -195,10 +198,10 @@ class CatchUp:
                 event = None if change is None else to_event(change)
                 if event is not None:
                     tell_each(followers, methodcaller("happened", event))
-                elif not front_is_near:
-                    # A feed that has just begun stands ahead of the last write (*measured*): after another one, of any
-                    # kind, this stream passes it. An idle server would make it ten seconds later.
-                    front_is_near = True
+                elif not is_at_the_end:
+                    is_at_the_end = True
+                    # A feed that has just begun stands ahead of the last write (*measured*); after another one, of any
+                    # kind, this stream passes it. An idle server makes one every ten seconds only.
                     with suppress(StoreUnavailable):
                         await self._source.confirm_primary()
                 is_over = steady() > turn_ends and (self._newcomers or len(self._rounds) > 1)

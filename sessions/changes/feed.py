@@ -195,6 +195,8 @@ class Feed:
             self._ready.set_exception(error)
             self._ready.exception()
             return
+        if isinstance(error, WatchInterrupted):
+            logger.warning("the change stream has ended, whoever follows anew begins another one: %s", error)
         self._tell(lambda follower: follower.ended(error))
         if not self._ready.done():
             self._ready.set_result(None)

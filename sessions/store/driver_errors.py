@@ -62,10 +62,9 @@ _CANNOT_PASS: Final[Mapping[int, str]] = {
 }
 _PASSES: Final = (ConnectionFailure, WriteConcernError)
 _STANDALONE: Final = 40573
-_NO_RIGHT: Final = 13
 # With these another stream may go on from the same token: those that the specification of change streams names (the
 # transient ones above among them), a cursor or an operation that was killed, a right or a login that may come back.
-_LEAVE_THE_TOKEN: Final = _TRANSIENT_CODES | {43, 63, 133, 150, 234, 13388, 50, 175, 237, 11601, _NO_RIGHT, 18, 391}
+_LEAVE_THE_TOKEN: Final = _TRANSIENT_CODES | {43, 63, 133, 150, 234, 13388, 50, 175, 237, 11601, _UNAUTHORIZED, 18, 391}
 # All others are the token's, or of what comes behind it; the server has dozens for one that it can't read (*measured*).
 _INTERRUPTS: Final[Mapping[int, str]] = {
     286: "the server no longer holds the changes since the token",
@@ -143,12 +142,13 @@ def following(namespace: str, *, goes_on: bool) -> Iterator[None]:
         if not isinstance(refusal, OperationFailure):
             raise
         code = refusal.code
-        if code == _NO_RIGHT:
+        if code == _UNAUTHORIZED:
             cause = (
-                f"{cause_of(refusal)}: the database user may not follow changes, grant it the actions changeStream and "
-                f"find on {namespace}, as the roles read and readWrite have them, and it goes on"
+                f"the user lacks a right to follow changes, code {code}: grant the actions changeStream and find on "
+                f"{namespace}, as the roles read and readWrite have them, and it goes on"
             )
-            raise StoreUnavailable(SessionRef(), outcome=WriteOutcome.NOT_WRITTEN, cause=cause) from refusal
+            outcome = WriteOutcome.NOT_WRITTEN
+            raise StoreUnavailable(SessionRef(), outcome=outcome, cause=cause, may_pass=False) from refusal
         if code == _STANDALONE:
             cause = f"a standalone server has no change streams, code {code}"
             raise WatchInterrupted(cause, needs_replica_set=True) from error

@@ -86,6 +86,7 @@ async def test_a_missing_right_is_named(repository: SessionRepository, account: 
     for watch in (repository.watch(), repository.watch(resume_after=token)):
         with pytest.raises(StoreUnavailable, match=NAMED) as refusal:
             await watch.__aenter__()
+        assert not refusal.value.may_pass
         assert PASSWORD not in str(refusal.value)
         assert account.name not in str(refusal.value)
     with pytest.raises(StoreUnavailable, match=NAMED):

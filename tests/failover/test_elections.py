@@ -117,6 +117,43 @@ async def test_a_watch_misses_nothing_of_three_elections(replica_set: ReplicaSet
     assert all(revisions == sorted(set(revisions)) for revisions in seen.values())
 
 
+async def test_those_who_come_back_miss_nothing_of_an_election(replica_set: ReplicaSet, database: Any) -> None:
+    """As above, for followers that go away every few changes and come back with their token, whatever fails then."""
+    seen: list[dict[str, list[int]]] = [defaultdict(list) for _ in range(5)]
+    stop = asyncio.Event()
+
+    async def consume(repository: SessionRepository, token: str, revisions: dict[str, list[int]]) -> None:
+        while True:
+            try:
+                async with repository.watch(resume_after=token) as watch:
+                    for _ in range(20):
+                        change = await anext(watch)
+                        token = change.token
+                        revisions[change.snapshot.session_id].append(change.snapshot.revision)
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
+
+    async with open_repository(database, create_indexes=True, timeout=10.0) as repository:
+        async with repository.watch() as watch:
+            began = watch.token
+        assert began is not None
+        consuming = [asyncio.create_task(consume(repository, began, revisions)) for revisions in seen]
+        writers = [asyncio.create_task(write_until(stop, repository, writer)) for writer in range(WRITERS)]
+        await kill_primaries(replica_set, 1)
+        stop.set()
+        await asyncio.wait(writers)
+        expected = await stored_revisions(database)
+        async with asyncio.timeout(PATIENCE):
+            while any({id_: max(each[id_], default=0) for id_ in expected} != expected for each in seen):  # noqa: ASYNC110 - see above
+                await asyncio.sleep(0.05)
+        for task in consuming:
+            task.cancel()
+        await asyncio.wait(consuming)
+    assert len(expected) > WRITERS
+    for each in seen:
+        assert all(revisions == sorted(set(revisions)) for revisions in each.values())
+
+
 class Held:
     """Which session governed one conversation, until when at the latest."""
 
