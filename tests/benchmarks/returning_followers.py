@@ -1,5 +1,6 @@
-"""What a route costs beside followers that all come back at once, in one run with what it costs without them.
+"""What a route costs beside browsers that all come back at once, in one run with what it costs without them.
 
+Each follows one user, as `session_events` does, and has missed some of 300 changes.
 Run as ``python tests/benchmarks/returning_followers.py [motor|pymongo] [followers]``; it starts its own ``mongod``.
 """
 
@@ -16,6 +17,7 @@ from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
 from sessions.store.document import COLLECTION
 
 MISSED: Final = 300
+USERS: Final = 50
 ROUNDS: Final = 8
 FOR_SECONDS: Final = 2.0
 CALLERS: Final = 4
@@ -32,7 +34,7 @@ async def missed_changes(repository: SessionRepository) -> list[Change]:
     """Changes of many users, with their tokens."""
     async with repository.watch() as watch:
         for number in range(MISSED):
-            await repository.create(number % 50 + 1, f"t{number}", pending_question="Which lesson?")
+            await repository.create(number % USERS + 1, str(number), pending_question="Which lesson?")
         return [await anext(watch) for _ in range(MISSED)]
 
 
@@ -55,22 +57,25 @@ async def most_streams(stop: asyncio.Event, admin: Any) -> int:
     while not stop.is_set():
         found = admin.aggregate(pipeline)
         cursor = await found if isinstance(found, Awaitable) else found
-        most = max(most, len(await cursor.to_list(None)))
+        told = await cursor.to_list(None)
+        # A cursor whose read has just ended is told of twice.
+        most = max(most, len({each["cursor"]["cursorId"] for each in told}))
         await asyncio.sleep(BETWEEN_LOOKS)
     return most
 
 
-async def measured(repository: SessionRepository, admin: Any, tokens: list[str]) -> tuple[list[float], int, float]:
-    """Routes beside followers that come back with these tokens; the most streams, and when all had caught up."""
+async def measured(repository: SessionRepository, admin: Any, seen: list[Change]) -> tuple[list[float], int, float]:
+    """Routes beside followers that have seen these changes last; the most streams, and when all had caught up."""
     stop, took = asyncio.Event(), list[float]()
     streams = asyncio.create_task(most_streams(stop, admin))
     routing = [asyncio.create_task(routes_until(stop, repository, took)) for _ in range(CALLERS)]
     start = perf_counter()
-    watches = [repository.watch(resume_after=token) for token in tokens]
+    watches = [repository.watch(user_id=last.snapshot.user_id, resume_after=last.token) for last in seen]
     await asyncio.gather(*(watch.__aenter__() for watch in watches))
 
     async def read(number: int) -> None:
-        for _ in range(MISSED - 1 - number * (MISSED - 2) // max(1, len(tokens))):
+        number_of_change = int(seen[number].snapshot.trigger_id)
+        for _ in range((MISSED - 1 - number_of_change) // USERS):
             await anext(watches[number])
 
     await asyncio.gather(*(read(number) for number in range(len(watches))))
@@ -92,11 +97,11 @@ async def main(driver: str, followers: int) -> None:
         observer: Any = connect(uri, driver=driver)
         async with open_repository(client["benchmark"], create_indexes=True) as repository:
             before = await missed_changes(repository)
-            tokens = [before[number * (MISSED - 2) // followers].token for number in range(followers)]
+            seen = [before[number * (MISSED - USERS) // followers] for number in range(followers)]
             alone, beside, most, caught_up = list[float](), list[float](), 0, list[float]()
             for _ in range(ROUNDS):
                 alone += (await measured(repository, observer.admin, []))[0]
-                took, streams, seconds = await measured(repository, observer.admin, tokens)
+                took, streams, seconds = await measured(repository, observer.admin, seen)
                 beside += took
                 most = max(most, streams)
                 caught_up.append(seconds)

@@ -19,4 +19,6 @@ async def open_streams(database: "Database") -> int:
         {"$match": {"ns": f"{database.name}.{COLLECTION}", "cursor": {"$exists": True}, **_NOT_ENDING}},
     ]
     found = client.admin.aggregate(pipeline)
-    return len(await (found if hasattr(found, "to_list") else await found).to_list(None))
+    told = await (found if hasattr(found, "to_list") else await found).to_list(None)
+    # A cursor whose read has just ended is told of twice.
+    return len({each["cursor"]["cursorId"] for each in told})
