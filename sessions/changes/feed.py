@@ -75,12 +75,13 @@ class Retries:
 
     def __init__(self) -> None:
         self._pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        self._said: str | None = None
+        self._said: bool | None = None  # of what was logged, whether it may pass by itself
 
     async def pause(self, error: StoreUnavailable) -> None:
         """Wait before the next try."""
-        if str(error) != self._said:
-            self._said = str(error)
+        # Not by its text: one missing right has two, of a read that is under way and of the next opening.
+        if error.may_pass is not self._said:
+            self._said = error.may_pass
             logger.warning("the change stream is lost and will be opened again: %s", error)
         await asyncio.sleep(self._pauses.next())
 

@@ -14,9 +14,9 @@ AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 PATIENCE: Final = 60.0
 
 
-def lost() -> StoreUnavailable:
+def lost(cause: str = "played") -> StoreUnavailable:
     """What a stream raises that another one can replace."""
-    return StoreUnavailable(SessionRef(), outcome=WriteOutcome.NOT_WRITTEN, cause="played")
+    return StoreUnavailable(SessionRef(), outcome=WriteOutcome.NOT_WRITTEN, cause=cause)
 
 
 def change(number: int, *, session_id: str | None = None, revision: int | None = None) -> dict[str, Any]:

@@ -258,10 +258,10 @@ async def test_a_closed_feed_ends_though_its_cancellation_is_swallowed() -> None
 async def test_what_stands_in_the_way_is_logged_once(
     feed: Feed, source: PlayedSource, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An outage is one warning however long it lasts, and the next one another."""
+    """An outage is one warning however long it lasts and many names it has, and the next one another."""
     await feed.follow(recorder := Recorder())
     for streams_before in (1, 2):
-        source.refusals = [lost() for _ in range(5)]
+        source.refusals = [lost(f"try {number}") for number in range(5)]
         source.streams[-1].answers.put_nowait(lost())
         await until(lambda opened=streams_before: len(source.streams) > opened)  # type: ignore[misc]  # bound early
         source.streams[-1].answers.put_nowait(None)
