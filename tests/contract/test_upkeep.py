@@ -235,7 +235,10 @@ async def test_it_stops_with_its_block(repository: SessionRepository) -> None:
     with pytest.raises(KeyError):
         async with Upkeep(repository, every=OFTEN):
             raise KeyError
-    assert asyncio.all_tasks() <= before
+    if left := asyncio.all_tasks() - before:
+        # A read that PyMongo Async has in its hands is not cancelled; it ends by itself, as no upkeep would.
+        _, pending = await asyncio.wait(left, timeout=20)
+        assert not pending
 
 
 async def test_its_pauses_are_spread(repository: SessionRepository) -> None:

@@ -28,7 +28,7 @@ NAMES: Final = [index.document["name"] for index in INDEXES]
 
 
 def builders() -> set[Callable[..., Any]]:
-    """Every public function of `writes` and `reads` that builds what is sent, but for those that narrow another's."""
+    """Every public function of `writes` and `reads` that builds what is sent, but for what narrows or is narrowed."""
     found: set[Callable[..., Any]] = set()
     for module in (writes, reads):
         for name, function in inspect.getmembers(module, inspect.isfunction):
@@ -36,7 +36,7 @@ def builders() -> set[Callable[..., Any]]:
             builds = returned in (Write, Lookup, list[Stage]) or name == "purge"
             if builds and function.__module__ == module.__name__ and not name.startswith("_"):
                 found.add(function)
-    return found - {writes.narrowed, writes.narrowed_to, writes.claim}
+    return found - {writes.narrowed, writes.narrowed_to, writes.claim, writes.without_nulls, reads.but_for}
 
 
 def builders_of(shape: Shape) -> set[Callable[..., Any]]:
