@@ -32,7 +32,7 @@ from sessions.store.document import GOVERNOR_FIELDS
 from sessions.store.reading import to_snapshot
 from sessions.store.updates import RawDocument
 from sessions.store.writes import Write
-from sessions.tasks import to_the_end, to_the_end_or_undone
+from sessions.tasks import Finishing
 
 logger = logging.getLogger("sessions")
 
@@ -81,7 +81,8 @@ class Engine:
         self, call: AnyCall, build: Build[AnyCall], client_session: ClientSession | None
     ) -> ActiveScheduleSessionSnapshot:
         # One time limit for the whole call, however many round trips its refusal takes.
-        return await to_the_end(self._try(self._collection.for_one_call(client_session), call, build))
+        with Finishing() as finishing:
+            return await self._try(self._collection.for_one_call(client_session, finishing=finishing), call, build)
 
     async def _record(
         self,
@@ -134,23 +135,20 @@ class Engine:
         claim_of: Callable[[ActiveScheduleSessionSnapshot, timedelta], AnyClaim | None],
         client_session: ClientSession | None,
     ) -> AnyClaim:
-        store = self._collection.for_one_call(client_session)
-
-        async def won() -> AnyClaim:
+        with Finishing() as finishing:
+            store = self._collection.for_one_call(client_session, finishing=finishing)
             session = await self._try(store, call, build)
             if (claim := claim_of(session, call.lease)) is None:
                 raise LeaseLost(SessionRef.of(session, session.status))
+            # What a transaction has not committed is given back by its owner, who aborts it.
+            if finishing.is_cancelled and not store.is_in_transaction:
+                await self._give_back(claim)
             return claim
-
-        if store.is_in_transaction:
-            # What it has not committed is given back by its owner, who aborts it.
-            return await to_the_end(won())
-        return await to_the_end_or_undone(won, undo=self._give_back)
 
     async def _give_back(self, claim: Claim) -> None:
         """Release a claim whose caller was cancelled before receiving it."""
         call = HolderCall(name=CallName.RELEASE, claim=claim, reason=CANCELLED_REASON, operation_id=uuid4().hex)
-        await give_back(claim, self._try(self._collection.for_one_call(), call, writes.release))
+        await give_back(claim, self._carry_out(call, writes.release, None))
 
     async def _try(self, store: StoreCall, call: AnyCall, build: Build[AnyCall]) -> ActiveScheduleSessionSnapshot:
         found: Found | None = None

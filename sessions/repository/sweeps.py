@@ -11,7 +11,7 @@ from sessions.store.collection import UpdateRefused
 from sessions.store.reading import COUNTED_OR_NESTED, pass_over, to_snapshot, to_transitions
 from sessions.store.reads import Lookup
 from sessions.store.writes import Write
-from sessions.tasks import to_the_end
+from sessions.tasks import Finishing
 
 
 class Sweeps(Engine):
@@ -58,7 +58,8 @@ class Sweeps(Engine):
         return 0
 
     async def _update_many(self, write: Write) -> int:
-        return await to_the_end(self._collection.for_one_call().update_many(write))
+        with Finishing() as finishing:
+            return await self._collection.for_one_call(finishing=finishing).update_many(write)
 
     async def expire_due(self, *, limit: int = 1000) -> int:
         """End sessions that are past their ``expires_at`` with nobody at work on them.
@@ -112,7 +113,8 @@ class Sweeps(Engine):
         batch = await self._batch(lookup)
         if not batch:
             return 0
-        return await to_the_end(self._collection.for_one_call().delete_many(writes.purge(before, batch)))
+        with Finishing() as finishing:
+            return await self._collection.for_one_call(finishing=finishing).delete_many(writes.purge(before, batch))
 
     async def count_by_status(self) -> dict[SessionStatus, int]:
         """Count the sessions in each of the seven statuses.

@@ -1,10 +1,9 @@
 """What the drivers' own objects give: the collection by its read concerns, and what is special of the double."""
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from datetime import UTC
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import ReadPreference
@@ -15,16 +14,12 @@ from sessions.domain.errors import InvalidSessionInput, WatchInterrupted
 from sessions.store.change_stream import ChangeStream
 from sessions.store.clients import ClientSession, Database
 from sessions.store.document import COLLECTION
-from sessions.store.driver_errors import DriverFault
 from sessions.store.index_listing import list_indexes
 from sessions.store.reads import Lookup
-from sessions.tasks import answered, forget, leave_behind
+from sessions.store.requests import COMMITTED, LOCAL, Commands, Methods, Requests
 
 logger = logging.getLogger("sessions")
-Found = TypeVar("Found")
-
-_PYMONGO: Final = "AsyncDatabase"
-_SESSION_OF: Final = {"AsyncIOMotorDatabase": "AsyncIOMotorClientSession", _PYMONGO: "AsyncClientSession"}
+_SESSION_OF: Final = {"AsyncIOMotorDatabase": "AsyncIOMotorClientSession", "AsyncDatabase": "AsyncClientSession"}
 _DOUBLE: Final = "AsyncMongoMockDatabase"
 _MAJORITY: Final = WriteConcern("majority")
 
@@ -38,8 +33,6 @@ class DriverHandles:
 
     Attributes:
         plain: UTC-aware, primary, ``w: majority``.
-        settled: The same, and a read waits until a majority has what it read; read concern "majority" itself would
-            read the past (*measured*).
         committed: The same, read as a majority has acknowledged it.
         is_server: Whether a server answers commands, and has a clock.
         kind_errors: What is raised, beside the driver's own errors, when an update meets a field of another kind.
@@ -48,14 +41,17 @@ class DriverHandles:
     is_server = True
     kind_errors: tuple[type[Exception], ...] = ()
     plain: Any
-    settled: Any
     committed: Any
 
     def __init__(self, database: Database) -> None:
         self.database: Any = database
+        self._client: Any = database.client
+        self._commands = Commands(COLLECTION, self._command)
         self._missing_hints: set[str] = set()
+        self._topology: object = None
+        self._primary: object = None
         # A moment that Python cannot hold, or a text that is no UTF-8, keeps nothing beside it from being read.
-        codec: CodecOptions[Any] = CodecOptions(
+        self._codec: CodecOptions[Any] = CodecOptions(
             document_class=dict,
             tz_aware=True,
             tzinfo=UTC,
@@ -64,13 +60,16 @@ class DriverHandles:
         )
         self.plain = self.database.get_collection(
             COLLECTION,
-            codec_options=codec,
+            codec_options=self._codec,
             read_preference=ReadPreference.PRIMARY,
             write_concern=_MAJORITY,
-            read_concern=ReadConcern("local"),
+            read_concern=ReadConcern(LOCAL),
         )
-        self.settled = self.plain.with_options(read_concern=ReadConcern("linearizable"))
-        self.committed = self.plain.with_options(read_concern=ReadConcern("majority"))
+        self.committed = self.plain.with_options(read_concern=ReadConcern(COMMITTED))
+
+    def requests(self, session: ClientSession | None) -> Requests:
+        """How requests are made, in a caller's session or in none."""
+        return self._commands if session is None else Methods(self.plain, session, single_batch=True)
 
     def checked_session(self, given: Any) -> ClientSession | None:
         """The session of a caller's transaction, refused if it is not one of this client's."""
@@ -83,18 +82,6 @@ class DriverHandles:
             )
         session: ClientSession = given
         return session
-
-    async def carried(self, operation: Callable[[], Awaitable[Found]], *, within: float) -> Found:
-        """What the driver answers to one operation; given up after so many seconds, whatever the driver does.
-
-        Raises:
-            DriverFault: It did not answer, or failed in a way that is none of its errors.
-        """
-        try:
-            async with asyncio.timeout(within):
-                return await answered(operation())
-        except (RuntimeError, OSError) as error:  # asyncio's TimeoutError is one of the latter
-            raise DriverFault(type(error).__name__) from error
 
     def hint_of(self, lookup: Lookup) -> str | None:
         """The index that a lookup names."""
@@ -112,22 +99,24 @@ class DriverHandles:
                 self.plain.full_name,
             )
 
-    def one_batch(self, cursor: Any, limit: int) -> Any:
-        """The cursor, so limited that a lookup is one round trip however many documents it finds."""
-        return cursor.limit(-limit)
-
     def primary(self) -> object:
         """The address of the primary that the driver knows; costs no round trip."""
-        servers = self.database.client.topology_description.server_descriptions()
-        return next((address for address, server in servers.items() if server.is_writable), None)
+        topology = self._client.topology_description
+        if topology is not self._topology:  # the driver makes another one at each change
+            servers = topology.server_descriptions()
+            self._primary = next((address for address, server in servers.items() if server.is_writable), None)
+            self._topology = topology
+        return self._primary
 
     async def indexes(self) -> dict[str, dict[str, Any]]:
         """Each index by its name."""
         return await list_indexes(self._command, COLLECTION) or {}
 
-    async def _command(self, command: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = await self.database.command(command, read_preference=ReadPreference.PRIMARY)
-        return answer
+    def _command(self, command: dict[str, Any]) -> Awaitable[dict[str, Any]]:
+        answering: Awaitable[dict[str, Any]] = self.database.command(
+            command, read_preference=ReadPreference.PRIMARY, codec_options=self._codec
+        )
+        return answering
 
     async def open_stream(self, resume_after: str | None, *, wait: float, batch: int | None = None) -> ChangeStream:
         """A stream of the collection's changes, from a token or from now on; ``batch`` limits the first answer."""
@@ -142,29 +131,6 @@ class DriverHandles:
         return ChangeStream(await stream.__aenter__(), namespace=self.plain.full_name)
 
 
-class PyMongoHandles(DriverHandles):
-    """The collection of PyMongo Async, whose calls are never cancelled while they are in the driver's hands.
-
-    Cancelled twice in quick succession there, a call leaves the lock of the driver's pool taken for good, and every
-    later call of the client waits for ever (*measured* with 4.20).
-    """
-
-    async def carried(self, operation: Callable[[], Awaitable[Found]], *, within: float) -> Found:
-        """As `DriverHandles.carried`; a caller that is cancelled leaves at once, and the call ends by itself."""
-        task = asyncio.ensure_future(operation())
-        try:
-            await asyncio.wait({task}, timeout=within)
-            if task.done():
-                return task.result()
-        except (RuntimeError, OSError) as error:
-            raise DriverFault(type(error).__name__) from error
-        finally:
-            if not task.done():
-                task.add_done_callback(forget)
-                leave_behind(task)
-        raise DriverFault("no answer")
-
-
 class DoubleHandles(DriverHandles):
     """The collection of the in-memory double: no hints, no transactions, no streams, no commands."""
 
@@ -176,31 +142,19 @@ class DoubleHandles(DriverHandles):
         # The double's tzinfo is its own; its with_options would return a synchronous collection.
         codec: CodecOptions[Any] = CodecOptions(tz_aware=True)
         self.plain = self.database.get_collection(COLLECTION, codec_options=codec, write_concern=_MAJORITY)
-        self.settled = self.committed = self.plain
+        self._methods = Methods(self.plain, None, single_batch=False)
+
+    def requests(self, session: ClientSession | None) -> Requests:  # noqa: ARG002 - there is never one
+        """By the double's methods."""
+        return self._methods
 
     def checked_session(self, given: Any) -> None:
         """None, or a refusal."""
         if given is not None:
             raise InvalidSessionInput("client_session", "None: the in-memory double has no transactions")
 
-    async def carried(self, operation: Callable[[], Awaitable[Found]], *, within: float) -> Found:
-        """What the driver answers to one operation; given up after so many seconds, whatever the driver does.
-
-        Raises:
-            DriverFault: It did not answer, or failed in a way that is none of its errors.
-        """
-        try:
-            async with asyncio.timeout(within):
-                return await answered(operation())
-        except (RuntimeError, OSError) as error:  # asyncio's TimeoutError is one of the latter
-            raise DriverFault(type(error).__name__) from error
-
     def hint_of(self, lookup: Lookup) -> None:
         """None: the double refuses hints."""
-
-    def one_batch(self, cursor: Any, limit: int) -> Any:
-        """The cursor, limited."""
-        return cursor.limit(limit)
 
     def primary(self) -> object:
         """There is none."""
@@ -227,4 +181,4 @@ def handles_of(database: Database) -> DriverHandles:
         return DoubleHandles(database)
     if not names & _SESSION_OF.keys():
         raise InvalidSessionInput("database", "a database of Motor, PyMongo Async or mongomock-motor")
-    return PyMongoHandles(database) if _PYMONGO in names else DriverHandles(database)
+    return DriverHandles(database)
