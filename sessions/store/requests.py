@@ -115,6 +115,7 @@ class Commands:
             command["sort"] = dict(lookup.sort)
         if hint is not None:
             command["hint"] = hint
+        # Unless told otherwise the server ends a batch, and so the whole answer, after 101 documents.
         command["limit"] = command["batchSize"] = lookup.limit
         command["singleBatch"] = True
         command["readConcern"] = {"level": level}
@@ -173,7 +174,7 @@ class Methods:
         self._collection = collection
         # In a transaction the drivers leave out write and read concern: these are the transaction's.
         self._joining: dict[str, Any] = {} if session is None else {"session": session}
-        self._sign = -1 if single_batch else 1
+        self._single_batch = single_batch
 
     def find(self, lookup: Lookup, *, hint: str | None, level: str) -> Request[list[RawDocument]]:  # noqa: ARG002 - the transaction's
         """One batch, however many documents it holds."""
@@ -184,7 +185,11 @@ class Methods:
                 cursor = cursor.sort(list(lookup.sort))
             if hint is not None:
                 cursor = cursor.hint(hint)
-            found: Awaitable[list[RawDocument]] = cursor.limit(self._sign * lookup.limit).to_list(lookup.limit)
+            if self._single_batch:
+                cursor = cursor.limit(-lookup.limit).batch_size(lookup.limit)
+            else:
+                cursor = cursor.limit(lookup.limit)
+            found: Awaitable[list[RawDocument]] = cursor.to_list(lookup.limit)
             return found
 
         return Request(look, list)
