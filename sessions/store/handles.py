@@ -114,7 +114,8 @@ class DriverHandles:
 
     def one_batch(self, cursor: Any, limit: int) -> Any:
         """The cursor, so limited that a lookup is one round trip however many documents it finds."""
-        return cursor.limit(-limit)
+        # Unless told otherwise the server ends a batch, and so the whole answer, after 101 documents.
+        return cursor.limit(-limit).batch_size(limit)
 
     def primary(self) -> object:
         """The address of the primary that the driver knows; costs no round trip."""
