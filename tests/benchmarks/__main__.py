@@ -1,0 +1,136 @@
+"""Measure this library beside the bare driver and beside what people use instead: ``python -m tests.benchmarks``.
+
+It starts a ``mongod`` of its own. Whatever is compared is called in turns within one run, after a check that both sides
+find or write the same. It may be stopped at any moment.
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from sessions.console import console_for
+from sessions.mongod import find_mongod, running_mongod
+from sessions.store.clients import connect, disconnect
+from tests.benchmarks import report as reporting
+from tests.benchmarks.bare import Unequal
+from tests.benchmarks.changes import changes
+from tests.benchmarks.lookups import lookups
+from tests.benchmarks.measuring import FULL, QUICK, Advance, Effort, Row, Skipped
+from tests.benchmarks.stacks import DRIVERS, Stack, lacking, opened
+
+Section = Callable[[Stack, Effort, Advance], AsyncIterator[Row]]
+
+OF_A_STACK: Final[Mapping[str, Section]] = {"lookups": lookups, "changes": changes}
+_WIDTH: Final = 80
+_STOPPED: Final = 130
+_UNEQUAL: Final = 1
+_UNUSABLE: Final = 2
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the repetitions, and nothing large")
+    parser.add_argument("--stack", choices=(*DRIVERS, "both"), default="both", help="which driver is below")
+    parser.add_argument(
+        "--section",
+        action="append",
+        choices=tuple(OF_A_STACK),
+        help="only this; may be repeated",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
+    return parser.parse_args(given)
+
+
+class Run:
+    """One run of the command: what it measures, and where that is told."""
+
+    def __init__(self, asked: argparse.Namespace, effort: Effort, report: reporting.Report) -> None:
+        self._sections = asked.section or list(OF_A_STACK)
+        self._drivers = list(DRIVERS) if asked.stack == "both" else [asked.stack]
+        self._json: Path | None = asked.json
+        self._effort = effort
+        self._report = report
+        self._console = console_for(sys.stdout, width_elsewhere=_WIDTH, widest=120)
+
+    async def measure(self, uri: str) -> None:
+        """All sections, each told as soon as it is done."""
+        reporting.print_machine(self._console, self._report.machine)
+        for driver in self._drivers:
+            if reason := lacking(driver):
+                self._report.add("stacks", driver, Skipped(DRIVERS[driver], reason))
+                self._told("stacks", driver)
+                continue
+            for name in self._sections:
+                async with opened(driver, uri) as stack:
+                    await self._section(name, stack)
+
+    async def _section(self, name: str, stack: Stack) -> None:
+        title = f"{DRIVERS[stack.driver]}: {name}"
+        with _progress() as progress:
+            task = progress.add_task(title, total=None)
+            async for row in OF_A_STACK[name](stack, self._effort, lambda: progress.advance(task)):
+                self._report.add(name, stack.driver, row)
+                progress.update(task, description=f"{title}, {row.name} done")
+        self._told(name, stack.driver)
+
+    def _told(self, name: str, driver: str) -> None:
+        rows = self._report.sections[name, driver]
+        reporting.print_section(self._console, f"{DRIVERS[driver]}: {name}", rows)
+        if self._json is not None:
+            # After each section, so that a run that is stopped leaves what it has.
+            self._report.write_json(self._json)
+
+
+def _progress() -> Progress:
+    """A line on the terminal that shows that it goes on; nothing in a log."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,}"), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+async def main(asked: argparse.Namespace) -> None:
+    """Start a server, and measure."""
+    binary = find_mongod()
+    if binary is None:
+        sys.stderr.write("no mongod on PATH, and the `server` extra has none for this platform\n")
+        sys.exit(_UNUSABLE)
+    async with running_mongod(binary) as uri:
+        client: Any = connect(uri)
+        server = (await client.admin.command("buildInfo"))["version"]
+        await disconnect(client)
+        report = reporting.Report(reporting.machine(server), is_quick=asked.quick)
+        await Run(asked, QUICK if asked.quick else FULL, report).measure(uri)
+
+
+async def _until_stopped(asked: argparse.Namespace) -> None:
+    # SIGTERM ends it as Ctrl-C does: by a cancellation, which takes the server along.
+    running = asyncio.current_task()
+    with suppress(NotImplementedError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)  # type: ignore[union-attr]
+    await main(asked)
+
+
+def run(given: list[str] | None = None) -> int:
+    """Run the command; its exit status."""
+    try:
+        asyncio.run(_until_stopped(arguments(given)))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.stderr.write("stopped\n")
+        return _STOPPED
+    except Unequal as error:
+        sys.stderr.write(f"{error}\n")
+        return _UNEQUAL
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())
