@@ -19,7 +19,7 @@ logger = logging.getLogger("sessions")
 Answer = TypeVar("Answer")
 
 _CANCELLED_AGAIN_SECONDS: Final = 0.5
-_left_behind: set["asyncio.Task[Any]"] = set()
+_left_behind: set["asyncio.Future[Any]"] = set()
 
 
 async def answered(call: Awaitable[Answer]) -> Answer:
@@ -41,7 +41,7 @@ async def answered(call: Awaitable[Answer]) -> Answer:
     return answer
 
 
-async def until_done(future: "asyncio.Future[Any]", *, within: float | None = None) -> None:
+async def until_done(future: "asyncio.Future[Any]", within: float | None = None) -> None:
     """Wait for a future, so many seconds at most; it is left alone, also if the caller is cancelled.
 
     As `asyncio.wait` for one, at two thirds of what that costs.
@@ -78,13 +78,13 @@ class Finishing:
         """Whether the caller was cancelled meanwhile, so that it will never see the work's answer."""
         return self._cancelled is not None
 
-    async def wait(self, future: "asyncio.Future[Any]", *, within: float | None = None) -> None:
+    async def wait(self, future: "asyncio.Future[Any]", within: float | None = None) -> None:
         """As `until_done`, however often the caller is cancelled."""
         loop = asyncio.get_running_loop()
         ends = None if within is None else loop.time() + within
         if self._cancelled is None:
             try:
-                await until_done(future, within=within)
+                await until_done(future, within)
             except asyncio.CancelledError as error:
                 self._cancelled = error
             else:
@@ -92,7 +92,7 @@ class Finishing:
         with _anyio_shield():
             while not future.done() and (ends is None or loop.time() < ends):
                 with contextlib.suppress(asyncio.CancelledError):
-                    await until_done(future, within=None if ends is None else ends - loop.time())
+                    await until_done(future, None if ends is None else ends - loop.time())
 
     def __enter__(self) -> Self:
         return self
@@ -201,13 +201,21 @@ def in_background(work: Coroutine[Any, Any, Answer], name: str) -> "asyncio.Task
     return asyncio.create_task(work, name=name, context=contextvars.Context())
 
 
-def leave_behind(task: "asyncio.Task[Any]") -> None:
-    """Keep a task that nobody waits for any more from being collected in mid-run: the loop holds it weakly."""
+def leave_behind(task: "asyncio.Future[Any]", *, until: float | None = None) -> None:
+    """Keep a task that nobody waits for any more from being collected in mid-run: the loop holds it weakly.
+
+    Args:
+        task: How it ends is looked at by nobody.
+        until: Seconds after which it is cancelled; None for never.
+    """
     _left_behind.add(task)
     task.add_done_callback(_left_behind.discard)
+    task.add_done_callback(forget)
+    if until is not None:
+        asyncio.get_running_loop().call_later(until, task.cancel)
 
 
-def forget(task: "asyncio.Task[Any]") -> None:
+def forget(task: "asyncio.Future[Any]") -> None:
     """Look at how a task ended: the loop prints an exception that nobody has looked at, with its text."""
     if task.done() and not task.cancelled():
         task.exception()

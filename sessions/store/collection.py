@@ -33,7 +33,7 @@ from sessions.store.reads import Lookup
 from sessions.store.requests import LOCAL, SETTLED, Request
 from sessions.store.updates import Filter, RawDocument, Stage
 from sessions.store.writes import Write
-from sessions.tasks import Finishing, answered, forget, leave_behind, or_undone_later, to_the_end, until_done
+from sessions.tasks import Finishing, answered, leave_behind, or_undone_later, to_the_end, until_done
 
 logger = logging.getLogger("sessions")
 Found = TypeVar("Found")
@@ -44,8 +44,6 @@ _SELECTION_STEP: Final = 0.5
 _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.25
 _LEAST_TIME: Final = 0.001
-# A driver that is late by so much does not answer at all.
-_GRACE: Final = 0.5
 
 
 class DuplicateKey(Exception):
@@ -96,6 +94,7 @@ class StoreCall:
         self._ends = ends
         self._session = session
         self._finishing = finishing
+        self._wait = until_done if finishing is None else finishing.wait
         self._level = level
         self._requests = handles.requests(session)
         self.in_doubt = False
@@ -132,53 +131,57 @@ class StoreCall:
             # The transaction's owner must see the driver's labels.
             return await self._sent_within(request)
         pauses: Backoff | None = None
-        with pymongo.timeout(max(self._ends - steady(), _LEAST_TIME)):
-            while True:
-                try:
-                    return request.read(await self._answer(request, within=self._ends - steady() + _GRACE))
-                except DuplicateKeyError as error:
-                    raise _duplicate(error) from error
-                except PyMongoError as error:
-                    if isinstance(error, OperationFailure) and is_bad_hint(error):
-                        raise HintRefused from error
-                    is_refused = writes and update_is_refused(error)
-                    if writes and known_of(error) is WriteOutcome.UNKNOWN:
-                        self.in_doubt = True
-                    pauses = pauses or Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-                    pause = pauses.next()
-                    if not is_refused and (not may_pass(error) or steady() + pause >= self._ends):
-                        raise self._unavailable(error, about) from error
-                except self._handles.kind_errors:
-                    is_refused = True
-                if is_refused:
-                    # Raised out here, since the driver's error quotes the document.
-                    raise UpdateRefused
-                await self._wait(asyncio.get_running_loop().create_future(), within=pause)
+        while True:
+            left = max(self._ends - steady(), _LEAST_TIME)
+            try:
+                limit, grace = self._handles.time_limit(left)
+                with limit:
+                    return request.read(await self._answer(request, left, grace))
+            except DuplicateKeyError as error:
+                raise _duplicate(error) from error
+            except PyMongoError as error:
+                if isinstance(error, OperationFailure) and is_bad_hint(error):
+                    raise HintRefused from error
+                is_refused = writes and update_is_refused(error)
+                if writes and known_of(error) is WriteOutcome.UNKNOWN:
+                    self.in_doubt = True
+                pauses = pauses or Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+                pause = pauses.next()
+                if not is_refused and (not may_pass(error) or steady() + pause >= self._ends):
+                    raise self._unavailable(error, about) from error
+            except self._handles.kind_errors:
+                is_refused = True
+            if is_refused:
+                # Raised out here, since the driver's error quotes the document.
+                raise UpdateRefused
+            await self._wait(asyncio.get_running_loop().create_future(), pause)
 
     async def _sent_within(self, request: Request[Found]) -> Found:
-        with pymongo.timeout(max(self._ends - steady(), _LEAST_TIME)):
+        left = max(self._ends - steady(), _LEAST_TIME)
+        with pymongo.timeout(left):
             try:
                 if self._finishing is None:
-                    return request.read(await answered(request.start()))
-                answering = asyncio.ensure_future(request.start())
+                    return request.read(await answered(request.start(left)))
+                answering = asyncio.ensure_future(request.start(left))
                 await self._finishing.wait(answering)
                 return request.read(answering.result())
             except DuplicateKeyError as error:
                 raise _duplicate(error) from error
 
-    async def _answer(self, request: Request[Found], *, within: float) -> Any:
-        """What the driver answers, given up after so many seconds, whatever the driver does.
+    async def _answer(self, request: Request[Found], within: float, grace: float) -> Any:
+        """What the driver answers within so many seconds; given up after a grace, whatever the driver does.
 
         A caller that is cancelled leaves at once unless the call is to be finished; the request ends by itself. It is
-        never cancelled in the hands of PyMongo Async: cancelled twice in quick succession there, a call leaves the lock
-        of the driver's pool taken for good, and every later call of the client waits for ever (*measured* with 4.20).
+        not cancelled in the hands of PyMongo Async before its time is up: cancelled twice in quick succession there, a
+        call leaves the lock of the driver's pool taken for good, and every later call of the client waits for ever
+        (*measured* with 4.20).
 
         Raises:
             DriverFault: It did not answer, or failed in a way that is none of its errors.
         """
-        answering = asyncio.ensure_future(request.start())
+        answering = asyncio.ensure_future(request.start(within))
         try:
-            await self._wait(answering, within=within)
+            await self._wait(answering, within + grace)
             if answering.cancelled() and self._finishing is not None:
                 raise DriverFault("the loop is closing")  # what came of it has to be known all the same
             if answering.done():
@@ -187,15 +190,8 @@ class StoreCall:
             raise DriverFault(type(error).__name__) from error
         finally:
             if not answering.done():
-                answering.add_done_callback(forget)
-                leave_behind(answering)
+                leave_behind(answering, until=self._ends - steady() + grace)
         raise DriverFault("no answer")
-
-    async def _wait(self, future: "asyncio.Future[Any]", *, within: float) -> None:
-        if self._finishing is None:
-            await until_done(future, within=within)
-        else:
-            await self._finishing.wait(future, within=within)
 
     def _unavailable(self, error: PyMongoError, about: SessionRef) -> StoreUnavailable:
         outcome = WriteOutcome.UNKNOWN if self.in_doubt else WriteOutcome.NOT_WRITTEN
@@ -233,8 +229,8 @@ class StoreCall:
             return await self.send(first, about=about, writes=True)
         again = self._requests.find_one_and_update({**write.filter, **write.unless_done}, write.update)
 
-        def start() -> Awaitable[Any]:
-            return again.start() if self.in_doubt else first.start()
+        def start(within: float) -> Awaitable[Any]:
+            return again.start(within) if self.in_doubt else first.start(within)
 
         return await self.send(Request(start, first.read), about=about, writes=True)
 
@@ -287,7 +283,7 @@ class SessionCollection:
         return steady() + (self.timeout if left is None else min(self.timeout, max(left, _LEAST_TIME)))
 
     async def _send(self, start: Callable[[], Awaitable[Found]], *, writes: bool = False) -> Found:
-        return await self.for_one_call().send(Request(start, _as_it_is), writes=writes)
+        return await self.for_one_call().send(Request(lambda _: start(), _as_it_is), writes=writes)
 
     async def indexes(self) -> dict[str, dict[str, Any]]:
         """Each index by its name; one that is still being built carries its ``buildUUID``."""

@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Awaitable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC
 from typing import Any, Final
 
+import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import ReadPreference
 from pymongo.read_concern import ReadConcern
@@ -19,9 +21,14 @@ from sessions.store.reads import Lookup
 from sessions.store.requests import COMMITTED, LOCAL, Commands, Methods, Requests
 
 logger = logging.getLogger("sessions")
-_SESSION_OF: Final = {"AsyncIOMotorDatabase": "AsyncIOMotorClientSession", "AsyncDatabase": "AsyncClientSession"}
+_PYMONGO: Final = "AsyncDatabase"
+_SESSION_OF: Final = {"AsyncIOMotorDatabase": "AsyncIOMotorClientSession", _PYMONGO: "AsyncClientSession"}
 _DOUBLE: Final = "AsyncMongoMockDatabase"
 _MAJORITY: Final = WriteConcern("majority")
+# The drivers look for a primary in steps of half a second; one that is late by so much does not answer at all.
+_OVERDUE_BY: Final = 1.0
+# The server, which is told the limit too, says so meanwhile.
+_CANCELLED_AFTER: Final = (nullcontext(), 0.5)
 
 
 def _names(of: object) -> set[str]:
@@ -83,6 +90,13 @@ class DriverHandles:
         session: ClientSession = given
         return session
 
+    def time_limit(self, seconds: float) -> tuple[AbstractContextManager[None], float]:
+        """The driver's own limit for what is sent meanwhile, and after how many seconds more it is given up.
+
+        A thread of Motor's can be stopped by nothing else.
+        """
+        return pymongo.timeout(seconds), _OVERDUE_BY
+
     def hint_of(self, lookup: Lookup) -> str | None:
         """The index that a lookup names."""
         return lookup.hint
@@ -129,6 +143,17 @@ class DriverHandles:
         )
         stream = await opening if isinstance(opening, Awaitable) else opening
         return ChangeStream(await stream.__aenter__(), namespace=self.plain.full_name)
+
+
+class PyMongoHandles(DriverHandles):
+    """The collection of PyMongo Async."""
+
+    def time_limit(self, seconds: float) -> tuple[AbstractContextManager[None], float]:
+        """The driver's own only while no primary is known: it then says that nothing was sent.
+
+        It would cost a twentieth of each call (a task, two timers), and what is given up here ends by being cancelled.
+        """
+        return super().time_limit(seconds) if self.primary() is None else _CANCELLED_AFTER
 
 
 class DoubleHandles(DriverHandles):
@@ -181,4 +206,4 @@ def handles_of(database: Database) -> DriverHandles:
         return DoubleHandles(database)
     if not names & _SESSION_OF.keys():
         raise InvalidSessionInput("database", "a database of Motor, PyMongo Async or mongomock-motor")
-    return DriverHandles(database)
+    return PyMongoHandles(database) if _PYMONGO in names else DriverHandles(database)

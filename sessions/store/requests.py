@@ -30,8 +30,8 @@ _DUPLICATE: Final = 11000
 class Request(NamedTuple, Generic[Found]):
     """One round trip."""
 
-    start: Callable[[], Awaitable[Any]]
-    """Sends it; it may be sent again."""
+    start: Callable[[float], Awaitable[Any]]
+    """Sends it, for the server to end its work within so many seconds; it may be sent again."""
     read: Callable[[Any], Found]
     """What the answer says; raises what the server reports in an answer that is no error."""
 
@@ -106,6 +106,12 @@ class Commands:
         self._collection = collection
         self._run = run
 
+    def _request(self, command: dict[str, Any], read: Callable[[Any], Found]) -> Request[Found]:
+        def start(within: float) -> Awaitable[Any]:
+            return self._run({**command, "maxTimeMS": max(1, int(within * 1000))})
+
+        return Request(start, read)
+
     def find(self, lookup: Lookup, *, hint: str | None, level: str) -> Request[list[RawDocument]]:
         """One batch, however many documents it holds."""
         command: dict[str, Any] = {"find": self._collection, "filter": lookup.filter}
@@ -119,12 +125,12 @@ class Commands:
         command["limit"] = command["batchSize"] = lookup.limit
         command["singleBatch"] = True
         command["readConcern"] = {"level": level}
-        return Request(lambda: self._run(command), _batch)
+        return self._request(command, _batch)
 
     def insert(self, document: RawDocument) -> Request[None]:
         """One document."""
         command = {"insert": self._collection, "documents": [document], "writeConcern": _WRITE_CONCERN}
-        return Request(lambda: self._run(command), _stored)
+        return self._request(command, _stored)
 
     def find_one_and_update(self, conditions: Filter, update: UpdateOperators) -> Request[RawDocument | None]:
         """Without its history."""
@@ -136,19 +142,19 @@ class Commands:
             "fields": WITHOUT_HISTORY,
             "writeConcern": _WRITE_CONCERN,
         }
-        return Request(lambda: self._run(command), _value)
+        return self._request(command, _value)
 
     def update_many(self, write: Write) -> Request[int]:
         """All that the filter describes."""
         updates = [{"q": write.filter, "u": write.update, "multi": True}]
         command = {"update": self._collection, "updates": updates, "writeConcern": _WRITE_CONCERN}
-        return Request(lambda: self._run(command), _changed)
+        return self._request(command, _changed)
 
     def delete_many(self, conditions: Filter) -> Request[int]:
         """All that the conditions describe."""
         deletes = [{"q": conditions, "limit": 0}]
         command = {"delete": self._collection, "deletes": deletes, "writeConcern": _WRITE_CONCERN}
-        return Request(lambda: self._run(command), _deleted)
+        return self._request(command, _deleted)
 
     def aggregate(self, pipeline: list[Stage]) -> Request[list[RawDocument]]:
         """One batch."""
@@ -158,7 +164,7 @@ class Commands:
             "cursor": {},
             "readConcern": {"level": LOCAL},
         }
-        return Request(lambda: self._run(command), _batch)
+        return self._request(command, _batch)
 
 
 class Methods:
@@ -179,7 +185,7 @@ class Methods:
     def find(self, lookup: Lookup, *, hint: str | None, level: str) -> Request[list[RawDocument]]:  # noqa: ARG002 - the transaction's
         """One batch, however many documents it holds."""
 
-        def look() -> Awaitable[list[RawDocument]]:
+        def look(_: float) -> Awaitable[list[RawDocument]]:
             cursor = self._collection.find(lookup.filter, lookup.projection, **self._joining)
             if lookup.sort:
                 cursor = cursor.sort(list(lookup.sort))
@@ -196,12 +202,12 @@ class Methods:
 
     def insert(self, document: RawDocument) -> Request[None]:
         """One document."""
-        return Request(lambda: self._collection.insert_one(document, **self._joining), lambda _: None)
+        return Request(lambda _: self._collection.insert_one(document, **self._joining), lambda _: None)
 
     def find_one_and_update(self, conditions: Filter, update: UpdateOperators) -> Request[RawDocument | None]:
         """Without its history."""
 
-        def carry_out() -> Awaitable[RawDocument | None]:
+        def carry_out(_: float) -> Awaitable[RawDocument | None]:
             updated: Awaitable[RawDocument | None] = self._collection.find_one_and_update(
                 conditions,
                 update,
@@ -216,16 +222,17 @@ class Methods:
     def update_many(self, write: Write) -> Request[int]:
         """All that the filter describes."""
         return Request(
-            lambda: self._collection.update_many(write.filter, write.update, **self._joining),
+            lambda _: self._collection.update_many(write.filter, write.update, **self._joining),
             lambda result: int(result.modified_count),
         )
 
     def delete_many(self, conditions: Filter) -> Request[int]:
         """All that the conditions describe."""
         return Request(
-            lambda: self._collection.delete_many(conditions, **self._joining), lambda result: int(result.deleted_count)
+            lambda _: self._collection.delete_many(conditions, **self._joining),
+            lambda result: int(result.deleted_count),
         )
 
     def aggregate(self, pipeline: list[Stage]) -> Request[list[RawDocument]]:
         """All documents; of the double only, since no aggregation joins a transaction."""
-        return Request(lambda: self._collection.aggregate(pipeline).to_list(None), list)
+        return Request(lambda _: self._collection.aggregate(pipeline).to_list(None), list)
