@@ -23,7 +23,7 @@ from sessions.domain.expiry import counts_as, has_expired
 from sessions.domain.lifecycle import CallName, LeaseKind, SessionStatus
 from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, RerunClaim
 from sessions.repository.refusals import Exhausted, Found, Lapsed, Raced, Refused, Replayed, explain
-from sessions.store import reads, writes
+from sessions.store import reads, sweeps, writes
 from sessions.store.calls import Call, HolderCall
 from sessions.store.clients import ClientSession
 from sessions.store.clock import Clock
@@ -248,9 +248,9 @@ class Engine:
         self, store: StoreCall, session: ActiveScheduleSessionSnapshot, at: datetime
     ) -> RawDocument | None:
         """End an expired session, or put a lapsed refinement back, guarded by the revision it was read at."""
-        write = writes.expire(at) if has_expired(session, at) else writes.put_back(LeaseKind.REFINEMENT, at)
+        write = sweeps.expire(at) if has_expired(session, at) else sweeps.put_back(LeaseKind.REFINEMENT, at)
         return await store.find_one_and_update(
-            writes.narrowed(write, session), about=SessionRef.of(session, counts_as(session, at))
+            sweeps.narrowed(write, session), about=SessionRef.of(session, counts_as(session, at))
         )
 
     async def _without_nulls(self, store: StoreCall, call: AnyCall, found: Found | None) -> AnyCall:
@@ -259,7 +259,7 @@ class Engine:
             about = call.about if found is None else found.about
             cause = "the stored document has a field of another kind than the update asks for"
             raise StoreUnavailable(about, outcome=WriteOutcome.NOT_WRITTEN, cause=cause, may_pass=False)
-        mend = writes.narrowed(writes.without_nulls(*found.nulls), found.session)
+        mend = sweeps.narrowed(sweeps.without_nulls(*found.nulls), found.session)
         mended = await store.find_one_and_update(mend, about=found.about)
         return self._moved_on(call, found, mended)
 
@@ -274,7 +274,7 @@ class Engine:
 
     async def _fail_exhausted(self, store: StoreCall, call: Call, found: Found) -> None:
         """End the session and say why; if somebody else was first, return, so that the call is tried again."""
-        write = writes.fail_exhausted_claim(call, found.at, revision=found.session.revision)
+        write = sweeps.fail_exhausted_claim(call, found.at, revision=found.session.revision)
         ended = await store.find_one_and_update(write, about=call.about)
         if ended is not None:
             now = Found.of(ended, found.at)
