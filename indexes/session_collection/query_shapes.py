@@ -13,7 +13,7 @@ from sessions.domain.lifecycle import LEASES, NOT_ENDED, CallName, LeaseKind, Se
 from sessions.domain.models import ActiveScheduleSessionSnapshot, RerunClaim
 from sessions.store import reads, sweeps, writes
 from sessions.store.calls import Call, HolderCall
-from sessions.store.document import INDEXES, LATEST_INDEX, PAGE_INDEX, ROUTING_INDEX
+from sessions.store.document import INDEXES, LATEST_INDEX, PAGE_INDEX, REPLY_INDEX, ROUTING_INDEX
 from sessions.store.reads import Lookup
 from sessions.store.updates import Filter, Stage
 from sessions.store.writes import Write
@@ -138,7 +138,7 @@ SHAPES: Final[tuple[Shape, ...]] = (
     Shape(
         name="find_by_reply",
         asked=lambda s: reads.by_reply(s.user_id, s.conversation_id, s.reply_id),
-        index=LATEST_INDEX,
+        index=REPLY_INDEX,
     ),
     Shape(name="get", asked=lambda s: reads.by_id(s.session_id, s.user_id)),
     Shape(name="history", asked=lambda s: reads.by_id(s.session_id, s.user_id, with_history=True)),

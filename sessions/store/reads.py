@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from sessions.domain.lifecycle import ALL, INTERCEPTING, RERUNS, LeaseKind, SessionStatus
-from sessions.store.document import LATEST_INDEX, PAGE_INDEX, ROUTING_INDEX
+from sessions.store.document import LATEST_INDEX, PAGE_INDEX, REPLY_INDEX, ROUTING_INDEX
 from sessions.store.sweeps import ended_before, expire
 from sessions.store.updates import Filter, Stage
 from sessions.store.writes import values_of
@@ -70,9 +70,12 @@ def latest(user_id: int, conversation_id: str) -> Lookup:
 
 
 def by_reply(user_id: int, conversation_id: str, reply_id: str) -> Lookup:
-    """The session of a conversation that recorded a reply, by the same way as `latest`."""
-    newest = latest(user_id, conversation_id)
-    return newest._replace(filter={**newest.filter, "answered_reply_ids": reply_id})
+    """The session of a conversation that recorded a reply; were there two, the one that changed last."""
+    return Lookup(
+        {"conversation_id": conversation_id, "answered_reply_ids": reply_id, "user_id": user_id},
+        sort=(("updated_at", -1),),
+        hint=REPLY_INDEX,
+    )
 
 
 def by_trigger(user_id: int, trigger_id: str) -> Lookup:

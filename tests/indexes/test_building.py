@@ -11,7 +11,7 @@ from indexes.planner import Standing
 from indexes.progress import Progress
 from sessions import IndexesMissing, open_repository
 from sessions.store.clients import connect, disconnect
-from sessions.store.document import COLLECTION, ROUTING_INDEX
+from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
 from sessions.testing import Backend, MovedClock
 from tests.support.fail_points import failing
 from tests.support.held_builds import builds_held, under_way
@@ -31,7 +31,7 @@ async def test_an_unfinished_index_is_no_index_yet(database: Any, session_clock:
         assert [index.name for index in planned.named(Standing.BUILDING)] == [ROUTING_INDEX]
         assert planned.steps[0].action is Action.WAIT
         assert not (await check(database)).is_as_declared
-    assert len((await applying).steps) == 9
+    assert len((await applying).steps) == len(INDEXES)
     async with open_repository(database, clock=session_clock):
         pass
 
@@ -69,7 +69,7 @@ async def test_a_build_that_is_aborted_is_built_again(database: Any) -> None:
         dropping = asyncio.ensure_future(database.command({"dropIndexes": COLLECTION, "index": name}))
         await asyncio.sleep(0.1)  # until the server has it: it aborts the build once that goes on
     await dropping
-    assert len((await applying).steps) == 9
+    assert len((await applying).steps) == len(INDEXES)
     assert (await check(database)).is_as_declared
 
 
@@ -81,7 +81,7 @@ async def test_a_client_with_a_time_limit_builds_all_the_same(database: Any, mon
             applying = asyncio.ensure_future(apply(client[database.name]))
             await asyncio.sleep(2)
             assert not applying.done()
-        assert len((await applying).steps) == 9
+        assert len((await applying).steps) == len(INDEXES)
     finally:
         await disconnect(client)
 

@@ -28,7 +28,7 @@ NAMES: Final = [index.document["name"] for index in INDEXES]
 
 
 def builders() -> set[Callable[..., Any]]:
-    """Every public function of `writes`, `sweeps` and `reads` that builds what is sent, but for what narrows or is narrowed."""
+    """Every public function of the three modules that builds what is sent, but for what narrows or is narrowed."""
     found: set[Callable[..., Any]] = set()
     for module in (writes, sweeps, reads):
         for name, function in inspect.getmembers(module, inspect.isfunction):
