@@ -71,6 +71,7 @@ class DriverHandles:
         )
         self.settled = self.plain.with_options(read_concern=ReadConcern("linearizable"))
         self.committed = self.plain.with_options(read_concern=ReadConcern("majority"))
+        self._streaming: Any = self.database.with_options(codec_options=codec, read_preference=ReadPreference.PRIMARY)
 
     def checked_session(self, given: Any) -> ClientSession | None:
         """The session of a caller's transaction, refused if it is not one of this client's."""
@@ -129,17 +130,25 @@ class DriverHandles:
         answer: dict[str, Any] = await self.database.command(command, read_preference=ReadPreference.PRIMARY)
         return answer
 
-    async def open_stream(self, resume_after: str | None, *, wait: float, batch: int | None = None) -> ChangeStream:
-        """A stream of the collection's changes, from a token or from now on; ``batch`` limits the first answer."""
-        opening = self.committed.watch(
-            full_document="updateLookup",
-            # Not resume_after: that cannot go on behind a collection that was dropped and made again.
-            start_after=None if resume_after is None else {"_data": resume_after},
+    async def open_stream(self, resume_after: str | None, *, wait: float) -> ChangeStream:
+        """A stream of the collection's changes, from a token or from now on; it has none of them yet."""
+        stage: dict[str, Any] = {"fullDocument": "updateLookup"}
+        if resume_after is not None:
+            # Not resumeAfter: that cannot go on behind a collection that was dropped and made again.
+            stage["startAfter"] = {"_data": resume_after}
+        # By the database, since Motor's collection gives no cursor before it has waited for a change.
+        cursor = await self._streaming.cursor_command(
+            {
+                "aggregate": COLLECTION,
+                "pipeline": [{"$changeStream": stage}],
+                "cursor": {"batchSize": 0},
+                "readConcern": {"level": "majority"},
+            },
+            codec_options=self._streaming.codec_options,
+            read_preference=ReadPreference.PRIMARY,
             max_await_time_ms=max(1, round(wait * 1000)),
-            batch_size=batch,
         )
-        stream = await opening if isinstance(opening, Awaitable) else opening
-        return ChangeStream(await stream.__aenter__(), namespace=self.plain.full_name)
+        return ChangeStream(cursor, namespace=self.plain.full_name)
 
 
 class PyMongoHandles(DriverHandles):
@@ -211,7 +220,7 @@ class DoubleHandles(DriverHandles):
         listed = await self.plain.index_information()
         return {name: {**spec, "name": name, "key": dict(spec["key"])} for name, spec in listed.items()}
 
-    async def open_stream(self, resume_after: str | None, *, wait: float, batch: int | None = None) -> ChangeStream:  # noqa: ARG002 - none serves
+    async def open_stream(self, resume_after: str | None, *, wait: float) -> ChangeStream:  # noqa: ARG002 - none serves
         """Refused."""
         raise WatchInterrupted("the in-memory double has no change streams", needs_replica_set=True)
 

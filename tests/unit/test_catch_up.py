@@ -39,7 +39,7 @@ class ServerStream:
         self._server = server
         self.token: str | None = token
 
-    async def try_next(self) -> dict[str, Any] | None:
+    async def next_batch(self) -> list[dict[str, Any]]:
         """The next change behind the token; none after a moment."""
         for pause in (0, 0.002):
             await asyncio.sleep(pause)
@@ -50,10 +50,10 @@ class ServerStream:
                 if failure := self._server.failures.get(token):
                     raise failure
                 self.token = token
-                return found
+                return [found]
         # As a server does: it moves on when something was written, whatever it was.
         self.token = max(self.token or "", self._server.now)
-        return None
+        return []
 
     async def close(self) -> None:
         """No longer open."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -206,9 +206,9 @@ def test_what_is_no_revision(revision: Any) -> None:
 class FailingRecorder(Recorder):
     """Has a bug."""
 
-    def happened(self, event: Event) -> None:
+    def happened(self, events: Sequence[Event]) -> None:
         """Fails on the first change."""
-        raise ArithmeticError(event.token)
+        raise ArithmeticError(events[0].token)
 
 
 async def test_a_follower_that_fails_takes_nobody_with_it(
