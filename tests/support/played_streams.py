@@ -47,18 +47,19 @@ class PlayedStream:
 
     def __init__(self, token: str) -> None:
         self.token: str | None = token
-        self.answers: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
+        self.answers: asyncio.Queue[dict[str, Any] | list[dict[str, Any]] | Exception | None] = asyncio.Queue()
         self.is_closed = False
 
     async def next_batch(self) -> list[dict[str, Any]]:
-        """The next of what was put in, alone, or none."""
+        """The next of what was put in: a batch, a change alone, or none."""
         answer = await self.answers.get()
         if isinstance(answer, Exception):
             raise answer
         if answer is None:
             return []
-        self.token = answer["_id"]["_data"]
-        return [answer]
+        batch = answer if isinstance(answer, list) else [answer]
+        self.token = batch[-1]["_id"]["_data"]
+        return batch
 
     async def close(self) -> None:
         """Noted."""
