@@ -310,7 +310,7 @@ class SessionCollection:
         await self.for_one_call(level=SETTLED).find(Lookup({"_id": ""}, projection={"_id": 1}))
 
     async def changes(self, resume_after: str | None, *, wait: float) -> ChangeStream:
-        """Open a stream of changes, from a token or from now on; its `try_next` waits so many seconds for a change.
+        """Open a stream of changes, from a token or from now on; its reads wait so many seconds for a change.
 
         If the caller is cancelled meanwhile, a stream that was opened all the same is closed: the server would keep
         its cursor.
@@ -319,7 +319,7 @@ class SessionCollection:
 
     async def check_token(self, token: str) -> None:
         """Return if the server takes it for a token of this collection; it reads none of the changes behind it."""
-        stream = await self._opened(lambda: self._handles.open_stream(token, wait=0, batch=0), token)
+        stream = await self._opened(lambda: self._handles.open_stream(token, wait=0), token)
         await to_the_end(stream.close())
 
     async def _opened(self, opens: Callable[[], Awaitable[ChangeStream]], token: str | None) -> ChangeStream:

@@ -40,7 +40,6 @@ class DriverHandles:
 
     Attributes:
         plain: UTC-aware, primary, ``w: majority``.
-        committed: The same, read as a majority has acknowledged it.
         is_server: Whether a server answers commands, and has a clock.
         kind_errors: What is raised, beside the driver's own errors, when an update meets a field of another kind.
     """
@@ -48,7 +47,6 @@ class DriverHandles:
     is_server = True
     kind_errors: tuple[type[Exception], ...] = ()
     plain: Any
-    committed: Any
 
     def __init__(self, database: Database) -> None:
         self.database: Any = database
@@ -72,7 +70,10 @@ class DriverHandles:
             write_concern=_MAJORITY,
             read_concern=ReadConcern(LOCAL),
         )
-        self.committed = self.plain.with_options(read_concern=ReadConcern(COMMITTED))
+        # A cursor reads on by the options of its database.
+        self._streaming: Any = self.database.with_options(
+            codec_options=self._codec, read_preference=ReadPreference.PRIMARY
+        )
 
     def requests(self, session: ClientSession | None) -> Requests:
         """How requests are made, in a caller's session or in none."""
@@ -132,17 +133,25 @@ class DriverHandles:
         )
         return answering
 
-    async def open_stream(self, resume_after: str | None, *, wait: float, batch: int | None = None) -> ChangeStream:
-        """A stream of the collection's changes, from a token or from now on; ``batch`` limits the first answer."""
-        opening = self.committed.watch(
-            full_document="updateLookup",
-            # Not resume_after: that cannot go on behind a collection that was dropped and made again.
-            start_after=None if resume_after is None else {"_data": resume_after},
+    async def open_stream(self, resume_after: str | None, *, wait: float) -> ChangeStream:
+        """A stream of the collection's changes, from a token or from now on; it has none of them yet."""
+        stage: dict[str, Any] = {"fullDocument": "updateLookup"}
+        if resume_after is not None:
+            # Not resumeAfter: that cannot go on behind a collection that was dropped and made again.
+            stage["startAfter"] = {"_data": resume_after}
+        # By the database, since Motor's collection gives no cursor before it has waited for a change.
+        cursor = await self._streaming.cursor_command(
+            {
+                "aggregate": COLLECTION,
+                "pipeline": [{"$changeStream": stage}],
+                "cursor": {"batchSize": 0},
+                "readConcern": {"level": COMMITTED},
+            },
+            codec_options=self._codec,
+            read_preference=ReadPreference.PRIMARY,
             max_await_time_ms=max(1, round(wait * 1000)),
-            batch_size=batch,
         )
-        stream = await opening if isinstance(opening, Awaitable) else opening
-        return ChangeStream(await stream.__aenter__(), namespace=self.plain.full_name)
+        return ChangeStream(cursor, namespace=self.plain.full_name)
 
 
 class PyMongoHandles(DriverHandles):
@@ -190,7 +199,7 @@ class DoubleHandles(DriverHandles):
         listed = await self.plain.index_information()
         return {name: {**spec, "name": name, "key": dict(spec["key"])} for name, spec in listed.items()}
 
-    async def open_stream(self, resume_after: str | None, *, wait: float, batch: int | None = None) -> ChangeStream:  # noqa: ARG002 - none serves
+    async def open_stream(self, resume_after: str | None, *, wait: float) -> ChangeStream:  # noqa: ARG002 - none serves
         """Refused."""
         raise WatchInterrupted("the in-memory double has no change streams", needs_replica_set=True)
 

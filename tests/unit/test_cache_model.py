@@ -365,7 +365,7 @@ class Interleavings:
             revision=op.revision or None,
             document=None if op.kind == "delete" else self.store.document(op.session_id, after=self.store.committed),
         )
-        self._in_loop(lambda: self.router._listener.happened(event))
+        self._in_loop(lambda: self.router._listener.happened([event]))
         return True
 
     # --- lookups --------------------------------------------------------------------------------------------------
