@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,14 +22,35 @@ from sessions.mongod import find_mongod, running_mongod
 from sessions.store.clients import connect, disconnect
 from tests.benchmarks import report as reporting
 from tests.benchmarks.bare import Unequal
+from tests.benchmarks.cached import cached
 from tests.benchmarks.changes import changes
+from tests.benchmarks.growth import growth
+from tests.benchmarks.index_build import index_build
 from tests.benchmarks.lookups import lookups
 from tests.benchmarks.measuring import FULL, QUICK, Advance, Effort, Row, Skipped
+from tests.benchmarks.memory import memory
+from tests.benchmarks.returning_followers import followers
+from tests.benchmarks.rivals import rivals
 from tests.benchmarks.stacks import DRIVERS, Stack, lacking, opened
+from tests.benchmarks.startup import startup
+from tests.benchmarks.streams import streams
+from tests.benchmarks.throughput import throughput
 
-Section = Callable[[Stack, Effort, Advance], AsyncIterator[Row]]
-
-OF_A_STACK: Final[Mapping[str, Section]] = {"lookups": lookups, "changes": changes}
+OF_A_STACK: Final[Mapping[str, Callable[[Stack, Effort, Advance], AsyncIterator[Row]]]] = {
+    "lookups": lookups,
+    "changes": changes,
+    "rivals": rivals,
+    "throughput": throughput,
+    "growth": growth,
+    "cached": cached,
+    "streams": streams,
+    "followers": followers,
+    "index-build": index_build,
+}
+OF_NO_STACK: Final[Mapping[str, Callable[[Effort, Advance], AsyncIterator[Row]]]] = {
+    "startup": startup,
+    "memory": memory,
+}
 _WIDTH: Final = 80
 _STOPPED: Final = 130
 _UNEQUAL: Final = 1
@@ -43,7 +65,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--section",
         action="append",
-        choices=tuple(OF_A_STACK),
+        choices=(*OF_A_STACK, *OF_NO_STACK),
         help="only this; may be repeated",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
@@ -54,7 +76,7 @@ class Run:
     """One run of the command: what it measures, and where that is told."""
 
     def __init__(self, asked: argparse.Namespace, effort: Effort, report: reporting.Report) -> None:
-        self._sections = asked.section or list(OF_A_STACK)
+        self._sections = asked.section or [*OF_A_STACK, *OF_NO_STACK]
         self._drivers = list(DRIVERS) if asked.stack == "both" else [asked.stack]
         self._json: Path | None = asked.json
         self._effort = effort
@@ -69,25 +91,32 @@ class Run:
                 self._report.add("stacks", driver, Skipped(DRIVERS[driver], reason))
                 self._told("stacks", driver)
                 continue
-            for name in self._sections:
-                async with opened(driver, uri) as stack:
-                    await self._section(name, stack)
+            for name, section in OF_A_STACK.items():
+                if name in self._sections:
+                    async with opened(driver, uri) as stack:
+                        await self._rows(name, driver, partial(section, stack))
+        for name, alone in OF_NO_STACK.items():
+            if name in self._sections:
+                await self._rows(name, "", alone)
 
-    async def _section(self, name: str, stack: Stack) -> None:
-        title = f"{DRIVERS[stack.driver]}: {name}"
+    async def _rows(self, name: str, driver: str, section: Callable[[Effort, Advance], AsyncIterator[Row]]) -> None:
         with _progress() as progress:
-            task = progress.add_task(title, total=None)
-            async for row in OF_A_STACK[name](stack, self._effort, lambda: progress.advance(task)):
-                self._report.add(name, stack.driver, row)
-                progress.update(task, description=f"{title}, {row.name} done")
-        self._told(name, stack.driver)
+            task = progress.add_task(_title(name, driver), total=None)
+            async for row in section(self._effort, lambda: progress.advance(task)):
+                self._report.add(name, driver, row)
+                progress.update(task, description=f"{_title(name, driver)}, {row.name} done")
+        self._told(name, driver)
 
     def _told(self, name: str, driver: str) -> None:
         rows = self._report.sections[name, driver]
-        reporting.print_section(self._console, f"{DRIVERS[driver]}: {name}", rows)
+        reporting.print_section(self._console, _title(name, driver), rows)
         if self._json is not None:
             # After each section, so that a run that is stopped leaves what it has.
             self._report.write_json(self._json)
+
+
+def _title(section: str, driver: str) -> str:
+    return f"{DRIVERS[driver]}: {section}" if driver else section
 
 
 def _progress() -> Progress:

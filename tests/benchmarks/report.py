@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.measuring import Comparison, Figure, Row, Skipped
+from tests.benchmarks.measuring import Comparison, Figure, Rate, Row, Skipped
 
 _PACKAGES: Final = ("beanie", "motor", "pymongo", "pydantic", "odmantic", "langgraph", "langgraph-checkpoint-mongodb")
 _MILLISECONDS: Final = 1_000
@@ -104,6 +104,16 @@ def print_section(console: Console, title: str, rows: Sequence[Row]) -> None:
             strays = f"{(row.highest - row.lowest) / 2 / row.ratio:.0%}"
             aim = "" if row.aim is None else ratio(row.aim)
             table.add_row(row.name, row.against, *times, ratio(row.ratio), strays, aim)
+        console.print(table)
+    rates = [row for row in rows if isinstance(row, Rate)]
+    if rates:
+        headings = ("call", "against", "tasks", "processes", "ours", "bare", "ratio", "±", "aim")
+        table = _table(f"{title} (calls a second)", *headings, left=2)
+        for rate in rates:
+            strays = f"{(rate.highest - rate.lowest) / 2 / rate.ratio:.0%}"
+            counted = (f"{rate.tasks:,}", str(rate.processes), f"{rate.ours:,.0f}", f"{rate.other:,.0f}")
+            aim = "" if rate.aim is None else ratio(rate.aim)
+            table.add_row(rate.name, rate.against, *counted, ratio(rate.ratio), strays, aim)
         console.print(table)
     figures = [row for row in rows if isinstance(row, Figure)]
     if figures:
