@@ -19,7 +19,7 @@ LIVE_EACH: Final = 100
 """One in so many sessions is live."""
 _BATCH: Final = 10_000
 _OF_A_USER: Final = 20
-_PREFIX: Final = "benchmark_growth_"
+_PREFIX: Final = "sessions_benchmark_growth_"
 
 
 async def templates(stack: Stack) -> tuple[Document, Document]:

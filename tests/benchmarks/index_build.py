@@ -22,7 +22,7 @@ from tests.benchmarks.stacks import Stack, drop
 HALF: Final = 0.5
 BAD_HINT: Final = 2
 KILLED: Final = 175  # its index was dropped under it
-DATABASE: Final = "benchmark_build"
+DATABASE: Final = "sessions_benchmark_build"
 
 
 async def run_apply(uri: str) -> asyncio.subprocess.Process:

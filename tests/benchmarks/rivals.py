@@ -21,7 +21,7 @@ from tests.benchmarks.measuring import Advance, Call, Effort, Row, Skipped, alwa
 from tests.benchmarks.stacks import Stack
 from tests.benchmarks.stories import QUESTION, Story, whole
 
-_CHECKPOINTS: Final = "benchmark_checkpoints"
+_CHECKPOINTS: Final = "sessions_benchmark_checkpoints"
 _NOT_INSTALLED: Final = "it is not installed: pip install 'active-schedule-sessions[bench]'"
 
 
@@ -140,7 +140,7 @@ async def _odmantic(stack: Stack) -> Rivals | Skipped:
         return found
 
     found = await find_one()
-    await _check_found(stack, "ODMantic's find_one", found and found.session_id)
+    await _check_found(stack, "ODMantic's find_one", None if found is None else found.session_id)
     return {"ODMantic": (find_one, None)}
 
 

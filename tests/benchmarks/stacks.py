@@ -11,7 +11,7 @@ from sessions.store.clients import connect, disconnect
 from tests.benchmarks.bare import Recorder, plain_handle
 
 DRIVERS: Final = {"motor": "Motor", "pymongo": "PyMongo Async"}
-DATABASE: Final = "benchmark"
+DATABASE: Final = "sessions_benchmark"
 BARE: Final = "bare driver"
 
 
