@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,17 +20,42 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from sessions.console import console_for
 from sessions.mongod import find_mongod, running_mongod
 from sessions.store.clients import connect, disconnect
-from tests.benchmarks import report as reporting
 from tests.benchmarks.bare import Unequal
+from tests.benchmarks.cached import cached
 from tests.benchmarks.changes import changes
+from tests.benchmarks.growth import growth
+from tests.benchmarks.index_build import index_build
 from tests.benchmarks.lookups import lookups
 from tests.benchmarks.measuring import FULL, QUICK, Advance, Effort, Row, Skipped
+from tests.benchmarks.memory import memory
+from tests.benchmarks.pages import filled
+from tests.benchmarks.plots import draw
+from tests.benchmarks.report import Report, machine
+from tests.benchmarks.returning_followers import followers
+from tests.benchmarks.rivals import rivals
 from tests.benchmarks.stacks import DRIVERS, Stack, lacking, opened
+from tests.benchmarks.startup import startup
+from tests.benchmarks.streams import streams
+from tests.benchmarks.tables import print_machine, print_section
+from tests.benchmarks.throughput import throughput
 
-Section = Callable[[Stack, Effort, Advance], AsyncIterator[Row]]
-
-OF_A_STACK: Final[Mapping[str, Section]] = {"lookups": lookups, "changes": changes}
+OF_A_STACK: Final[Mapping[str, Callable[[Stack, Effort, Advance], AsyncIterator[Row]]]] = {
+    "lookups": lookups,
+    "changes": changes,
+    "rivals": rivals,
+    "throughput": throughput,
+    "growth": growth,
+    "cached": cached,
+    "streams": streams,
+    "followers": followers,
+    "index-build": index_build,
+}
+OF_NO_STACK: Final[Mapping[str, Callable[[Effort, Advance], AsyncIterator[Row]]]] = {
+    "startup": startup,
+    "memory": memory,
+}
 _WIDTH: Final = 80
+_WIDEST: Final = 120
 _STOPPED: Final = 130
 _UNEQUAL: Final = 1
 _UNUSABLE: Final = 2
@@ -43,51 +69,64 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--section",
         action="append",
-        choices=tuple(OF_A_STACK),
+        choices=(*OF_A_STACK, *OF_NO_STACK),
         help="only this; may be repeated",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
+    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the plots, as PNG and as SVG")
+    parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the tables in their places on a Markdown page")
+    parser.add_argument("--read", type=Path, metavar="FILE", help="measure nothing: tell what --json has written")
     return parser.parse_args(given)
 
 
 class Run:
     """One run of the command: what it measures, and where that is told."""
 
-    def __init__(self, asked: argparse.Namespace, effort: Effort, report: reporting.Report) -> None:
-        self._sections = asked.section or list(OF_A_STACK)
+    def __init__(self, asked: argparse.Namespace, effort: Effort, report: Report) -> None:
+        self._sections = asked.section or [*OF_A_STACK, *OF_NO_STACK]
         self._drivers = list(DRIVERS) if asked.stack == "both" else [asked.stack]
         self._json: Path | None = asked.json
         self._effort = effort
         self._report = report
-        self._console = console_for(sys.stdout, width_elsewhere=_WIDTH, widest=120)
+        self._console = _console()
 
     async def measure(self, uri: str) -> None:
         """All sections, each told as soon as it is done."""
-        reporting.print_machine(self._console, self._report.machine)
+        print_machine(self._console, self._report.machine)
         for driver in self._drivers:
             if reason := lacking(driver):
                 self._report.add("stacks", driver, Skipped(DRIVERS[driver], reason))
                 self._told("stacks", driver)
                 continue
-            for name in self._sections:
-                async with opened(driver, uri) as stack:
-                    await self._section(name, stack)
+            for name, section in OF_A_STACK.items():
+                if name in self._sections:
+                    async with opened(driver, uri) as stack:
+                        await self._rows(name, driver, partial(section, stack))
+        for name, alone in OF_NO_STACK.items():
+            if name in self._sections:
+                await self._rows(name, "", alone)
 
-    async def _section(self, name: str, stack: Stack) -> None:
-        title = f"{DRIVERS[stack.driver]}: {name}"
+    async def _rows(self, name: str, driver: str, section: Callable[[Effort, Advance], AsyncIterator[Row]]) -> None:
         with _progress() as progress:
-            task = progress.add_task(title, total=None)
-            async for row in OF_A_STACK[name](stack, self._effort, lambda: progress.advance(task)):
-                self._report.add(name, stack.driver, row)
-                progress.update(task, description=f"{title}, {row.name} done")
-        self._told(name, stack.driver)
+            task = progress.add_task(_title(name, driver), total=None)
+            async for row in section(self._effort, lambda: progress.advance(task)):
+                self._report.add(name, driver, row)
+                progress.update(task, description=f"{_title(name, driver)}, {row.name} done")
+        self._told(name, driver)
 
     def _told(self, name: str, driver: str) -> None:
-        rows = self._report.sections[name, driver]
-        reporting.print_section(self._console, f"{DRIVERS[driver]}: {name}", rows)
+        print_section(self._console, _title(name, driver), self._report.sections[name, driver])
         if self._json is not None:
             # After each section, so that a run that is stopped leaves what it has.
             self._report.write_json(self._json)
+
+
+def _console() -> Console:
+    return console_for(sys.stdout, width_elsewhere=_WIDTH, widest=_WIDEST)
+
+
+def _title(section: str, driver: str) -> str:
+    return f"{DRIVERS[driver]}: {section}" if driver else section
 
 
 def _progress() -> Progress:
@@ -97,7 +136,7 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-async def main(asked: argparse.Namespace) -> None:
+async def measured(asked: argparse.Namespace) -> Report:
     """Start a server, and measure."""
     binary = find_mongod()
     if binary is None:
@@ -107,28 +146,43 @@ async def main(asked: argparse.Namespace) -> None:
         client: Any = connect(uri)
         server = (await client.admin.command("buildInfo"))["version"]
         await disconnect(client)
-        report = reporting.Report(reporting.machine(server), is_quick=asked.quick)
+        report = Report(machine(server), is_quick=asked.quick)
         await Run(asked, QUICK if asked.quick else FULL, report).measure(uri)
+    return report
 
 
-async def _until_stopped(asked: argparse.Namespace) -> None:
+def told_again(path: Path) -> Report:
+    """Print a run that was kept."""
+    report = Report.read_json(path)
+    print_machine(_console(), report.machine)
+    for (name, driver), rows in report.sections.items():
+        print_section(_console(), _title(name, driver), rows)
+    return report
+
+
+async def _until_stopped(asked: argparse.Namespace) -> Report:
     # SIGTERM ends it as Ctrl-C does: by a cancellation, which takes the server along.
     running = asyncio.current_task()
     with suppress(NotImplementedError):
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)  # type: ignore[union-attr]
-    await main(asked)
+    return await measured(asked)
 
 
 def run(given: list[str] | None = None) -> int:
     """Run the command; its exit status."""
+    asked = arguments(given)
     try:
-        asyncio.run(_until_stopped(arguments(given)))
+        report = told_again(asked.read) if asked.read else asyncio.run(_until_stopped(asked))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.stderr.write("stopped\n")
         return _STOPPED
     except Unequal as error:
         sys.stderr.write(f"{error}\n")
         return _UNEQUAL
+    if asked.docs:
+        asked.docs.write_text(filled(asked.docs.read_text(encoding="utf-8"), report), encoding="utf-8")
+    if asked.plot:
+        draw(report, asked.plot)
     return 0
 
 

@@ -4,7 +4,8 @@ import gc
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from statistics import median, quantiles
 from time import perf_counter
 from typing import Final
@@ -18,7 +19,7 @@ Prepare = Callable[[], Awaitable[None]]
 Advance = Callable[[], None]
 """Told of each turn, for a progress bar."""
 
-BLOCKS: Final = 5
+PARTS: Final = 5
 """In so many parts a run is cut to see how far its ratio strays."""
 
 
@@ -53,6 +54,27 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """Calls a second by this library beside those that it is compared with, by many tasks at once.
+
+    Attributes:
+        ratio: Of the medians; above one this library does more.
+        aim: What the ratio is to reach.
+    """
+
+    name: str
+    against: str
+    tasks: int
+    processes: int
+    ours: float
+    other: float
+    ratio: float
+    lowest: float
+    highest: float
+    aim: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Figure:
     """A number that is compared with nothing else."""
 
@@ -70,7 +92,7 @@ class Skipped:
     reason: str
 
 
-Row = Comparison | Figure | Skipped
+Row = Comparison | Rate | Figure | Skipped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,27 +107,65 @@ class Effort:
     """Sessions that one sweep ends."""
     warm_up: float = 0.1
     """Turns before the timed ones, as a part of them."""
-    memory: int = 100_000
-    rates: tuple[int, ...] = (1, 10, 100, 1_000)
-    rate_rounds: int = 6
-    rate_seconds: float = 1.0
-    sizes: tuple[int, ...] = field(default=(1_000, 10_000, 100_000, 1_000_000))
-    ended: int = 100_000
-    starts: int = 20
+    entries: int
+    """What a cache holds."""
+    cached_routes: int
+    tasks: tuple[int, ...]
+    rate_rounds: int
+    rate_seconds: float
+    sizes: tuple[int, ...]
+    """Sessions stored."""
+    ended: int
+    """Sessions that have ended in one conversation."""
+    starts: int
+    """Processes started."""
+    followers: int
+    follower_rounds: int
+    lags: int
+    index_build: int
+    """Sessions over which an index is built; 0 leaves it out."""
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it is a glance only."""
+        return self.reads < FULL.reads
 
 
-FULL: Final = Effort(reads=2_000, writes=500, batches=100, due=1_000)
+FULL: Final = Effort(
+    reads=2_000,
+    writes=500,
+    batches=100,
+    due=1_000,
+    entries=100_000,
+    cached_routes=1_000_000,
+    tasks=(1, 10, 100, 1_000),
+    rate_rounds=20,
+    rate_seconds=0.5,
+    sizes=(1_000, 10_000, 100_000, 1_000_000),
+    ended=100_000,
+    starts=20,
+    followers=100,
+    follower_rounds=8,
+    lags=500,
+    index_build=1_000_000,
+)
 QUICK: Final = Effort(
     reads=200,
     writes=50,
     batches=20,
     due=1_000,
-    memory=20_000,
+    entries=20_000,
+    cached_routes=50_000,
+    tasks=(1, 10, 100, 1_000),
     rate_rounds=2,
     rate_seconds=0.3,
     sizes=(1_000, 10_000),
     ended=10_000,
     starts=5,
+    followers=20,
+    follower_rounds=1,
+    lags=50,
+    index_build=0,
 )
 
 
@@ -116,22 +176,19 @@ def timing_of(took: Sequence[float]) -> Timing:
     return Timing(median(took), quantiles(took, n=100, method="inclusive")[98], len(took))
 
 
+def parts_of(series: Sequence[float]) -> list[float]:
+    """The medians of the parts of a series, each of which goes over the whole time."""
+    parts = max(1, min(PARTS, len(series) // 2))
+    return [median(series[part::parts]) for part in range(parts)]
+
+
 def compared(
     name: str, ours: Sequence[float], other: Sequence[float], *, against: str, aim: float | None = None
 ) -> Comparison:
     """Two series of one interleaved run as a row."""
-    blocks = max(1, min(BLOCKS, len(ours) // 2))
-    ratios = [median(ours[part::blocks]) / median(other[part::blocks]) for part in range(blocks)]
-    return Comparison(
-        name,
-        against,
-        timing_of(ours),
-        timing_of(other),
-        median(ours) / median(other),
-        min(ratios),
-        max(ratios),
-        aim,
-    )
+    ratios = [one / two for one, two in zip(parts_of(ours), parts_of(other), strict=True)]
+    ratio = median(ours) / median(other)
+    return Comparison(name, against, timing_of(ours), timing_of(other), ratio, min(ratios), max(ratios), aim)
 
 
 @contextmanager
@@ -145,6 +202,15 @@ def collector_at_rest() -> Iterator[None]:
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+def always(calls: Sequence[Call]) -> list[Side]:
+    """Sides that send the same call in each turn."""
+    return [partial(_again, call) for call in calls]
+
+
+def _again(call: Call, _: int) -> Call:
+    return call
 
 
 async def _nothing() -> None:

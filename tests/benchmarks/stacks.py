@@ -11,7 +11,7 @@ from sessions.store.clients import connect, disconnect
 from tests.benchmarks.bare import Recorder, plain_handle
 
 DRIVERS: Final = {"motor": "Motor", "pymongo": "PyMongo Async"}
-DATABASE: Final = "benchmark"
+DATABASE: Final = "sessions_benchmark"
 BARE: Final = "bare driver"
 
 
@@ -42,25 +42,41 @@ class Stack:
 
 
 @asynccontextmanager
-async def opened(driver: str, uri: str, *, database: str = DATABASE) -> AsyncIterator[Stack]:
-    """The stack on an empty database of its own, which is dropped at the end."""
+async def connected(driver: str, uri: str, *, timeout: float = 5.0) -> AsyncIterator[Stack]:  # noqa: ASYNC109 - it is handed on
+    """The stack on the database with its indexes, whatever is stored there.
+
+    Args:
+        driver: ``motor`` or ``pymongo``.
+        uri: The server.
+        timeout: The repository's.
+    """
     recorder = Recorder()
     async with AsyncExitStack() as exits:
         client: Any = connect(uri, driver=driver)
         exits.push_async_callback(disconnect, client)
         listened: Any = connect(uri, driver=driver, listeners=[recorder])
         exits.push_async_callback(disconnect, listened)
-        await client.drop_database(database)
-        repository = await exits.enter_async_context(open_repository(client[database], create_indexes=True))
-        heard = await exits.enter_async_context(open_repository(listened[database]))
+        database, listened_to = client[DATABASE], listened[DATABASE]
+        opening = open_repository(database, create_indexes=True, timeout=timeout)
+        repository = await exits.enter_async_context(opening)
+        heard = await exits.enter_async_context(open_repository(listened_to))
         yield Stack(
-            driver,
-            uri,
-            client[database],
-            repository,
-            plain_handle(client[database]),
-            recorder,
-            heard,
-            plain_handle(listened[database]),
+            driver, uri, database, repository, plain_handle(database), recorder, heard, plain_handle(listened_to)
         )
+
+
+async def drop(driver: str, uri: str, *databases: str) -> None:
+    """Remove databases."""
+    client: Any = connect(uri, driver=driver)
+    for database in databases:
         await client.drop_database(database)
+    await disconnect(client)
+
+
+@asynccontextmanager
+async def opened(driver: str, uri: str) -> AsyncIterator[Stack]:
+    """The stack on an empty database, which is dropped at the end."""
+    await drop(driver, uri, DATABASE)
+    async with connected(driver, uri) as stack:
+        yield stack
+        await drop(driver, uri, DATABASE)
