@@ -70,11 +70,9 @@ def latest(user_id: int, conversation_id: str) -> Lookup:
 
 
 def by_reply(user_id: int, conversation_id: str, reply_id: str) -> Lookup:
-    """The session of a conversation that recorded a reply; were there two, the one that changed last."""
+    """The session of a conversation that recorded a reply."""
     return Lookup(
-        {"conversation_id": conversation_id, "answered_reply_ids": reply_id, "user_id": user_id},
-        sort=(("updated_at", -1),),
-        hint=REPLY_INDEX,
+        {"conversation_id": conversation_id, "answered_reply_ids": reply_id, "user_id": user_id}, hint=REPLY_INDEX
     )
 
 
