@@ -4,19 +4,17 @@ Run as ``python tests/benchmarks/cached_routes.py [motor|pymongo]``; it starts a
 """
 
 import asyncio
-import gc
-import os
 import random
 import sys
-from datetime import UTC, datetime
-from pathlib import Path
+import tracemalloc
+from datetime import UTC, datetime, timedelta
 from statistics import median
 from time import perf_counter
 from typing import Any, Final
 from uuid import uuid4
 
 from sessions import CachedRouter, SessionRepository, open_repository
-from sessions.cache.entries import Entries, to_entry
+from sessions.cache.entries import Entries, Entry
 from sessions.domain.models import ActiveScheduleSessionSnapshot
 from sessions.mongod import find_mongod, running_mongod
 from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
@@ -76,26 +74,32 @@ async def measure_many(repository: SessionRepository, elsewhere: SessionReposito
     told("hits, misses, stale refusals", f"{stats.hits:,}, {stats.misses:,}, {stats.stale_refusals:,}")
 
 
-def resident() -> int:
-    """Bytes of this process in memory; 0 where the system does not say."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
-
-
 def governing(number: int) -> ActiveScheduleSessionSnapshot:
-    """A session as a lookup finds it, with a question of usual length."""
+    """A session as a lookup finds it while its reply is worked on, with a question of usual length."""
+    at = AT + timedelta(seconds=number)
+    ends = at + timedelta(days=1)
     return to_snapshot(
         {
             "_id": uuid4().hex,
             "user_id": number + 1,
             "conversation_id": f"conversation-{number}",
             "trigger_id": f"trigger-{number}",
-            "status": "waiting_user_reply",
-            "state": {"pending_question": f"Which of these days suits you for lesson {number}?"},
+            "current_preview_id": None,
+            "status": "rerunning",
+            "state": {"pending_question": f"Which of these days suits you for lesson {number}?", "expires_at": ends},
             "question_number": 1,
-            "revision": 1,
-            "created_at": AT,
-            "updated_at": AT,
+            "lease": {
+                "kind": "reply",
+                "operation_id": uuid4().hex,
+                "reply_id": f"message-{number}",
+                "expires_at": at + timedelta(minutes=1),
+            },
+            "fencing_token": 1,
+            "attempts": 1,
+            "answered_reply_ids": [],
+            "revision": 2,
+            "created_at": AT + timedelta(microseconds=1_000 * number),
+            "updated_at": at,
         }
     )
 
@@ -103,14 +107,15 @@ def governing(number: int) -> ActiveScheduleSessionSnapshot:
 def measure_memory() -> None:
     """100,000 entries of each kind."""
     for kind in ("nobody governs", "governed"):
-        gc.collect()
-        before = resident()
+        tracemalloc.start()
         routes = Entries(ENTRIES)
         for number in range(ENTRIES):
             session = governing(number) if kind == "governed" else None
-            routes.keep((number + 1, f"conversation-{number}"), to_entry(session, sent=0.0, at=AT))
-        grown = resident() - before
-        told(f"100,000 entries, {kind}", f"{grown / 2**20:.0f} MiB, {grown / len(routes):,.0f} bytes each")
+            routes.keep((number + 1, f"conversation-{number}"), Entry(session, float(number)))
+            session = None
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        told(f"100,000 entries, {kind}", f"{taken / 2**20:.0f} MiB, {taken / len(routes):,.0f} bytes each")
 
 
 async def main(driver: str) -> None:
