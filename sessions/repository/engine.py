@@ -4,8 +4,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from secrets import token_hex
 from typing import Any, Final, TypeVar, assert_never
-from uuid import uuid4
 
 from sessions.domain import inputs
 from sessions.domain.errors import (
@@ -38,6 +38,8 @@ logger = logging.getLogger("sessions")
 
 RETRIES: Final = 3
 """How often a call is tried again after what stood in the way was put back, or had gone by itself."""
+
+_ID_BYTES: Final = 16
 
 CANCELLED_REASON: Final = "the claiming call was cancelled"
 
@@ -75,7 +77,7 @@ class Engine:
         return counts_as(session, self._clock.now())
 
     def _operation_id(self, operation_id: str | None) -> str:
-        return uuid4().hex if operation_id is None else inputs.identifier("operation_id", operation_id)
+        return token_hex(_ID_BYTES) if operation_id is None else inputs.identifier("operation_id", operation_id)
 
     async def _carry_out(
         self, call: AnyCall, build: Build[AnyCall], client_session: ClientSession | None
@@ -147,7 +149,9 @@ class Engine:
 
     async def _give_back(self, claim: Claim) -> None:
         """Release a claim whose caller was cancelled before receiving it."""
-        call = HolderCall(name=CallName.RELEASE, claim=claim, reason=CANCELLED_REASON, operation_id=uuid4().hex)
+        call = HolderCall(
+            name=CallName.RELEASE, claim=claim, reason=CANCELLED_REASON, operation_id=token_hex(_ID_BYTES)
+        )
         await give_back(claim, self._carry_out(call, writes.release, None))
 
     async def _try(self, store: StoreCall, call: AnyCall, build: Build[AnyCall]) -> ActiveScheduleSessionSnapshot:

@@ -108,7 +108,8 @@ def read_whole(raw: Mapping[str, Any]) -> ActiveScheduleSessionSnapshot | None:
         session: ActiveScheduleSessionSnapshot = _validated(raw)
     except ValidationError:
         return None
+    given = session.model_fields_set
     for name in _NULLABLE:
         if raw.get(name) is None:
-            session.model_fields_set.discard(name)
+            given.discard(name)
     return session
