@@ -61,11 +61,11 @@ class ChangeStream:
         if (pause := self._may_read_at - steady()) > 0:
             await asyncio.sleep(pause)
         began = steady()
-        with following(self._namespace, goes_on=True):
-            try:
-                # One round trip; by the public methods it is not to be seen where a batch ends.
-                await self._cursor._refresh()  # noqa: SLF001
-            except PyMongoError as error:
+        try:
+            # One round trip; by the public methods it is not to be seen where a batch ends.
+            await self._cursor._refresh()  # noqa: SLF001
+        except PyMongoError as error:
+            with following(self._namespace, goes_on=True):
                 raise stream_lost(cause_of(error)) from error
         waiting = self._batch._data  # noqa: SLF001
         changes: list[dict[str, Any]] = list(waiting)

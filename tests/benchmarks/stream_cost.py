@@ -25,9 +25,9 @@ from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
 from sessions.store.document import COLLECTION
 
 SESSIONS: Final = 200
-RATES: Final = (200, 2_000)
-"""Changes a second: few enough that each comes in alone, and as many as the bar for the lag asks for."""
-ROUNDS: Final = 6
+RATES: Final = (50, 200, 2_000)
+"""Changes a second: so few that each is read alone, some, and many."""
+ROUNDS: Final = 5
 SECONDS: Final = 4.0
 LAG_SECONDS: Final = 10.0
 QUICK: Final = 4
