@@ -4,7 +4,6 @@ from datetime import datetime
 
 from sessions.changes.feed import Feed, Follower
 from sessions.changes.feeds import Feeds
-from sessions.domain.errors import SessionRef
 from sessions.domain.models import ActiveScheduleSessionSnapshot
 from sessions.steady_clock import steady
 from sessions.store import reads
@@ -56,7 +55,7 @@ class CacheUpstream:
     ) -> ActiveScheduleSessionSnapshot | None:
         """Who governs, by the primary; ``committed`` by what a majority has acknowledged."""
         store = self._collection.for_one_call(level=COMMITTED if committed else LOCAL)
-        raw = await store.find_one(reads.governor(user_id, conversation_id), about=SessionRef(user_id=user_id))
+        raw = await store.find_one(reads.governor(user_id, conversation_id))
         return to_snapshot(raw) if raw is not None else None
 
     async def open(self, listener: CacheListener, *, wait: float) -> None:

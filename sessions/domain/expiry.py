@@ -29,6 +29,8 @@ def has_expired(session: ActiveScheduleSessionSnapshot, at: datetime) -> bool:
 
 def counts_as(session: ActiveScheduleSessionSnapshot, at: datetime) -> SessionStatus:
     """The status as if all that has lapsed had been swept; a lapsed reply stays ``rerunning``, to be taken over."""
+    if session.lease is None and session.state.expires_at is None:
+        return session.status
     if has_expired(session, at):
         return SessionStatus.EXPIRED
     if has_lapsed_lease(session, LeaseKind.REFINEMENT, at):

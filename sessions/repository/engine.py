@@ -205,13 +205,13 @@ class Engine:
                 assert_never(verdict)
 
     async def _found(self, store: StoreCall, call: Call, at: datetime) -> Found | None:
-        raw = await store.find_one(reads.by_id(call.session_id, call.user_id, with_history=True), about=call.about)
+        raw = await store.find_one(reads.by_id(call.session_id, call.user_id, with_history=True))
         return Found.of(raw, at) if raw is not None else None
 
     async def _governor(
         self, store: StoreCall, user_id: int, conversation_id: str
     ) -> ActiveScheduleSessionSnapshot | None:
-        raw = await store.find_one(reads.governor(user_id, conversation_id), about=SessionRef(user_id=user_id))
+        raw = await store.find_one(reads.governor(user_id, conversation_id))
         return to_snapshot(raw) if raw is not None else None
 
     async def _rival(self, store: StoreCall, call: Call, found: Found | None) -> ActiveScheduleSessionSnapshot | None:

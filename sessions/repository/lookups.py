@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 
 from sessions.domain import inputs, limits
-from sessions.domain.errors import InvalidSessionInput, SessionNotFound, SessionRef
+from sessions.domain.errors import InvalidSessionInput, SessionNotFound
 from sessions.domain.lifecycle import ALL, SessionStatus
 from sessions.domain.models import ActiveScheduleSessionSnapshot, Page, Route, Transition
 from sessions.domain.routing import route_of
@@ -101,9 +101,7 @@ class Lookups(Engine):
         )
         if not wanted:
             return {}
-        found = await self._collection.for_one_call().find(
-            reads.governors(user_id, wanted), about=SessionRef(user_id=user_id)
-        )
+        found = await self._collection.for_one_call().find(reads.governors(user_id, wanted))
         governing = {session.conversation_id: session for session in map(to_snapshot, found)}
         at = self._clock.now()
         return {conversation_id: route_of(governing.get(conversation_id), at) for conversation_id in wanted}
@@ -128,18 +126,17 @@ class Lookups(Engine):
         self, session_id: str, user_id: int, client_session: ClientSession | None, *, with_history: bool
     ) -> RawDocument:
         session_id, user_id = inputs.identifier("session_id", session_id), inputs.integer("user_id", user_id)
-        about = SessionRef(session_id=session_id, user_id=user_id)
         lookup = reads.by_id(session_id, user_id, with_history=with_history)
-        raw = await self._collection.for_one_call(client_session).find_one(lookup, about=about)
+        raw = await self._collection.for_one_call(client_session).find_one(lookup)
         if raw is None:
-            raise SessionNotFound(about)
+            raise SessionNotFound(lookup.about)
         return raw
 
     async def _first(
-        self, lookup: Lookup, user_id: int, client_session: ClientSession | None
+        self, lookup: Lookup, client_session: ClientSession | None
     ) -> ActiveScheduleSessionSnapshot | None:
         store = self._collection.for_one_call(client_session)
-        raw = await store.find_one(lookup, about=SessionRef(user_id=user_id))
+        raw = await store.find_one(lookup)
         return to_snapshot(raw) if raw is not None else None
 
     async def latest(
@@ -152,21 +149,21 @@ class Lookups(Engine):
         """
         user_id = inputs.integer("user_id", user_id)
         conversation_id = inputs.identifier("conversation_id", conversation_id)
-        return await self._first(reads.latest(user_id, conversation_id), user_id, client_session)
+        return await self._first(reads.latest(user_id, conversation_id), client_session)
 
     async def find_by_trigger(
         self, trigger_id: str, *, user_id: int, client_session: ClientSession | None = None
     ) -> ActiveScheduleSessionSnapshot | None:
         """Read the session that a trigger made; None if it has none."""
         trigger_id, user_id = inputs.identifier("trigger_id", trigger_id), inputs.integer("user_id", user_id)
-        return await self._first(reads.by_trigger(user_id, trigger_id), user_id, client_session)
+        return await self._first(reads.by_trigger(user_id, trigger_id), client_session)
 
     async def find_by_preview(
         self, preview_id: str, *, user_id: int, client_session: ClientSession | None = None
     ) -> ActiveScheduleSessionSnapshot | None:
         """Read the session whose current preview this is; None if no session holds it any more."""
         preview_id, user_id = inputs.identifier("preview_id", preview_id), inputs.integer("user_id", user_id)
-        return await self._first(reads.by_preview(user_id, preview_id), user_id, client_session)
+        return await self._first(reads.by_preview(user_id, preview_id), client_session)
 
     async def find_by_reply(
         self, reply_id: str, *, user_id: int, conversation_id: str, client_session: ClientSession | None = None
@@ -181,7 +178,7 @@ class Lookups(Engine):
         """
         reply_id, user_id = inputs.identifier("reply_id", reply_id), inputs.integer("user_id", user_id)
         conversation_id = inputs.identifier("conversation_id", conversation_id)
-        return await self._first(reads.by_reply(user_id, conversation_id, reply_id), user_id, client_session)
+        return await self._first(reads.by_reply(user_id, conversation_id, reply_id), client_session)
 
     async def list_sessions(
         self,
@@ -207,5 +204,5 @@ class Lookups(Engine):
         user_id = inputs.integer("user_id", user_id)
         limit = inputs.integer("limit", limit, limit=limits.INTEGERS["page limit"])
         lookup = reads.page(user_id, _checked_statuses(statuses), limit=limit, after=_from_cursor(after))
-        found = await self._collection.for_one_call().find(lookup, about=SessionRef(user_id=user_id))
+        found = await self._collection.for_one_call().find(lookup)
         return Page(tuple(readable(found[:limit])), after=_to_cursor(found[limit - 1]) if len(found) > limit else None)

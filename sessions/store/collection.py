@@ -5,7 +5,7 @@ Its errors become this library's by `driver_errors`; what may pass by itself is 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -38,7 +38,6 @@ from sessions.tasks import Finishing, answered, leave_behind, or_undone_later, t
 logger = logging.getLogger("sessions")
 Found = TypeVar("Found")
 
-NOBODY: Final = SessionRef()
 # The drivers look for a primary in steps of this length and notice a passed deadline only after one.
 _SELECTION_STEP: Final = 0.5
 _FIRST_PAUSE: Final = 0.005
@@ -113,12 +112,14 @@ class StoreCall:
         """The same without its caller's transaction, which a duplicate key has aborted."""
         return StoreCall(self._handles, ends=self._ends, finishing=self._finishing) if self.is_within else self
 
-    async def send(self, request: Request[Found], *, about: SessionRef = NOBODY, writes: bool = False) -> Found:
+    async def send(
+        self, request: Request[Found], *, about: Callable[[], SessionRef] = SessionRef, writes: bool = False
+    ) -> Found:
         """What is answered to a request, sent again while its error may pass and there is time.
 
         Args:
             request: What to send.
-            about: The session for an error.
+            about: Makes the session for an error.
             writes: Whether it may leave a trace without an answer.
 
         Raises:
@@ -148,7 +149,7 @@ class StoreCall:
                 pauses = pauses or Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
                 pause = pauses.next()
                 if not is_refused and (not may_pass(error) or steady() + pause >= self._ends):
-                    raise self._unavailable(error, about) from error
+                    raise self._unavailable(error, about()) from error
             except self._handles.kind_errors:
                 is_refused = True
             if is_refused:
@@ -198,41 +199,44 @@ class StoreCall:
         can_pass = reason_of(error) is None
         return StoreUnavailable(about, outcome=outcome, cause=cause_of(error), may_pass=can_pass)
 
-    async def find(self, lookup: Lookup, *, about: SessionRef = NOBODY) -> list[RawDocument]:
+    async def find(self, lookup: Lookup) -> list[RawDocument]:
         """The documents of a lookup, by its hint if that index exists and is visible."""
         level = SETTLED if self.in_doubt else self._level
         # In a transaction a refused hint would abort it, so there the planner chooses.
         hint = None if self.is_in_transaction else self._handles.hint_of(lookup)
         if hint is not None:
             try:
-                found = await self.send(self._requests.find(lookup, hint=hint, level=level), about=about)
+                found = await self._find(lookup, hint, level)
             except HintRefused:
                 self._handles.note_hint(hint, serves=False)
             else:
                 self._handles.note_hint(hint, serves=True)
                 return found
-        return await self.send(self._requests.find(lookup, hint=None, level=level), about=about)
+        return await self._find(lookup, None, level)
 
-    async def find_one(self, lookup: Lookup, *, about: SessionRef = NOBODY) -> RawDocument | None:
+    def _find(self, lookup: Lookup, hint: str | None, level: str) -> Coroutine[Any, Any, list[RawDocument]]:
+        return self.send(self._requests.find(lookup, hint=hint, level=level), about=lambda: lookup.about)
+
+    async def find_one(self, lookup: Lookup) -> RawDocument | None:
         """The first document of a lookup, or None."""
-        found = await self.find(lookup, about=about)
+        found = await self.find(lookup)
         return found[0] if found else None
 
     async def insert(self, document: RawDocument, *, about: SessionRef) -> None:
         """Store a new document, or raise `DuplicateKey`."""
-        await self.send(self._requests.insert(document), about=about, writes=True)
+        await self.send(self._requests.insert(document), about=lambda: about, writes=True)
 
     async def find_one_and_update(self, write: Write, *, about: SessionRef) -> RawDocument | None:
         """Carry a guarded write out; the document after it without its history, or None if the guard fails."""
         first = self._requests.find_one_and_update(write.filter, write.update)
         if not write.unless_done:
-            return await self.send(first, about=about, writes=True)
+            return await self.send(first, about=lambda: about, writes=True)
         again = self._requests.find_one_and_update({**write.filter, **write.unless_done}, write.update)
 
         def start(within: float) -> Awaitable[Any]:
             return again.start(within) if self.in_doubt else first.start(within)
 
-        return await self.send(Request(start, first.read), about=about, writes=True)
+        return await self.send(Request(start, first.read), about=lambda: about, writes=True)
 
     async def update_many(self, write: Write) -> int:
         """Carry a sweep out; how many documents it changed."""
@@ -274,7 +278,7 @@ class SessionCollection:
             finishing: Given for a call that writes: how it is carried to its end.
             level: The read concern of its lookups.
         """
-        session = self._handles.checked_session(client_session)
+        session = None if client_session is None else self._handles.checked_session(client_session)
         return StoreCall(self._handles, ends=self._ends(), session=session, finishing=finishing, level=level)
 
     def _ends(self) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final, NamedTuple
 
+from sessions.domain.errors import SessionRef
 from sessions.domain.lifecycle import ALL, INTERCEPTING, RERUNS, LeaseKind, SessionStatus
 from sessions.store.document import LATEST_INDEX, PAGE_INDEX, REPLY_INDEX, ROUTING_INDEX
 from sessions.store.sweeps import ended_before, expire
@@ -23,6 +24,12 @@ class Lookup(NamedTuple):
     hint: str | None = None
     limit: int = 1
     projection: Mapping[str, int] | None = WITHOUT_HISTORY
+
+    @property
+    def about(self) -> SessionRef:
+        """What an error carries: whom it asks for, as far as it names anybody."""
+        session_id, user_id = self.filter.get("_id"), self.filter.get("user_id")
+        return SessionRef(session_id=session_id if isinstance(session_id, str) else None, user_id=user_id)
 
 
 def but_for(lookup: Lookup, session_ids: list[str]) -> Lookup:

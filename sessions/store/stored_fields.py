@@ -4,7 +4,7 @@ What is null, missing or damaged is no concern of this module: `reading` sees to
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from types import NoneType
 from typing import Annotated, Any, Final, get_args, get_origin
@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
-from sessions.domain.limits import IDENTIFIERS
+from sessions.domain.limits import IDENTIFIERS, IdentifierLimit, TextsLimit
 from sessions.domain.models import ActiveScheduleSessionSnapshot
 
 ID: Final = "_id"
@@ -43,6 +43,9 @@ LONGEST: Final[Mapping[str, int]] = {
 }
 TEXTS_IN: Final = frozenset({"answered_reply_ids", "state.missing_info"})
 
+# What `str.strip` takes for white space: the regular expressions' own class, and four separators.
+_SPACE: Final = r"\s\x1c-\x1f"
+_TRIMMED: Final = rf"^(?:[^{_SPACE}\x00](?:[^\x00]*[^{_SPACE}\x00])?)?$"
 _NULLABLE: Final = ("conversation_id", "current_preview_id")
 """Fields that the repository itself stores as null; a null in any other was written by others."""
 
@@ -59,26 +62,35 @@ def _meaning_of(field: FieldInfo) -> tuple[Any, list[Any]]:
     return kind, [note.func for note in notes if isinstance(note, AfterValidator)]
 
 
+def _checked_schema(check: Any) -> CoreSchema:
+    """What a check by one of the limits lets pass unchanged, without a call of Python's for it."""
+    limit = check.__self__
+    if isinstance(limit, TextsLimit):
+        texts = core_schema.tuple_variable_schema(core_schema.str_schema(strict=True))
+        return core_schema.no_info_after_validator_function(
+            check, core_schema.chain_schema([core_schema.is_instance_schema(list), texts])
+        )
+    least = 1 if isinstance(limit, IdentifierLimit) else None
+    return core_schema.str_schema(strict=True, min_length=least, max_length=limit.longest, pattern=_TRIMMED)
+
+
 def _schema_of(path: str, field: FieldInfo) -> CoreSchema:
     kind, checks = _meaning_of(field)
     stored_as = KINDS[path]
-    schema: CoreSchema
     if stored_as is dict:
         return _model_schema(kind, f"{path}.")
     if stored_as is int:
-        schema = core_schema.int_schema(strict=True)
-    elif stored_as is datetime:
-        schema = core_schema.datetime_schema(strict=True)
-    elif stored_as is str:
-        schema = core_schema.str_schema(strict=True, max_length=LONGEST.get(path))
-    else:
-        texts = core_schema.tuple_variable_schema(core_schema.str_schema(strict=True))
-        schema = core_schema.chain_schema([core_schema.is_instance_schema(list), texts])
+        return core_schema.int_schema(strict=True)
+    if stored_as is datetime:
+        return core_schema.datetime_schema(strict=True)  # `read_whole` looks at what a moment has to be besides
+    if checks:
+        return _checked_schema(*checks)
+    text = core_schema.str_schema(strict=True, max_length=LONGEST.get(path))
+    if stored_as is not str:
+        return core_schema.chain_schema([core_schema.is_instance_schema(list), core_schema.tuple_variable_schema(text)])
     if isinstance(kind, type) and issubclass(kind, Enum):
-        schema = core_schema.chain_schema([schema, core_schema.enum_schema(kind, list(kind), sub_type="str")])
-    for check in checks:
-        schema = core_schema.no_info_after_validator_function(check, schema)
-    return schema
+        return core_schema.chain_schema([text, core_schema.enum_schema(kind, list(kind), sub_type="str")])
+    return text
 
 
 def _model_schema(model: type[BaseModel], prefix: str = "") -> CoreSchema:
@@ -99,6 +111,10 @@ def _model_schema(model: type[BaseModel], prefix: str = "") -> CoreSchema:
 _validated: Final = SchemaValidator(_model_schema(ActiveScheduleSessionSnapshot)).validate_python
 
 
+def _is_cut(moment: datetime) -> bool:
+    return moment.tzinfo is UTC and moment.microsecond % 1000 == 0
+
+
 def read_whole(raw: Mapping[str, Any]) -> ActiveScheduleSessionSnapshot | None:
     """A document of which each field is as the repository writes it; None of any other, damaged or not."""
     history = raw.get(HISTORY)
@@ -107,6 +123,11 @@ def read_whole(raw: Mapping[str, Any]) -> ActiveScheduleSessionSnapshot | None:
     try:
         session: ActiveScheduleSessionSnapshot = _validated(raw)
     except ValidationError:
+        return None
+    lease, ends = session.lease, session.state.expires_at
+    if not (_is_cut(session.created_at) and _is_cut(session.updated_at)):
+        return None
+    if (ends is not None and not _is_cut(ends)) or (lease is not None and not _is_cut(lease.expires_at)):
         return None
     given = session.model_fields_set
     for name in _NULLABLE:

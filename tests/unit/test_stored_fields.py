@@ -185,6 +185,7 @@ def only_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.mark.needs("server")  # the double gives moments by a time zone of its own
 async def test_what_the_repository_writes_is_read_at_once(
     only_at_once: None, repository: SessionRepository, make_session: SessionMaker, session_clock: MovedClock
 ) -> None:
