@@ -1,6 +1,6 @@
 """The routing decision: who gets the next chat message of a conversation."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sessions.domain.expiry import counts_as, has_live_lease
 from sessions.domain.models import ActiveScheduleSessionSnapshot, Route, RouteAction
@@ -13,3 +13,12 @@ def route_of(session: ActiveScheduleSessionSnapshot | None, at: datetime) -> Rou
     if has_live_lease(session, at):
         return Route(RouteAction.HOLD, session)
     return Route(RouteAction.RESUME, session)
+
+
+def route_may_change(session: ActiveScheduleSessionSnapshot | None, after: datetime) -> datetime:
+    """The first moment after another at which time changes the route, if nothing else does."""
+    never = datetime.max.replace(tzinfo=UTC)
+    if session is None:
+        return never
+    moments = (session.state.expires_at, None if session.lease is None else session.lease.expires_at)
+    return min((moment for moment in moments if moment is not None and moment > after), default=never)

@@ -9,8 +9,10 @@ from weakref import WeakSet
 from sessions.domain.errors import SessionRef
 from sessions.store.clients import ClientSession, Database
 from sessions.store.collection import DuplicateKey, SessionCollection, StoreCall
+from sessions.store.requests import LOCAL
 from sessions.store.updates import Filter, RawDocument
 from sessions.store.writes import Write
+from sessions.tasks import Finishing
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +105,15 @@ class ObservedCollection(SessionCollection):
         super().__init__(database, timeout=timeout)
         self.observers: WeakSet[WriteObserver] = WeakSet()
 
-    def for_one_call(self, client_session: ClientSession | None = None, *, committed: bool = False) -> ObservedCall:
+    def for_one_call(
+        self,
+        client_session: ClientSession | None = None,
+        *,
+        finishing: Finishing | None = None,
+        level: str = LOCAL,
+    ) -> ObservedCall:
         """What one call sends by; see `SessionCollection.for_one_call`."""
         session = self._handles.checked_session(client_session)
-        call = ObservedCall(self._handles, ends=self._ends(), session=session, committed=committed)
+        call = ObservedCall(self._handles, ends=self._ends(), session=session, finishing=finishing, level=level)
         call.observers = self.observers
         return call

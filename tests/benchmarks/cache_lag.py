@@ -1,69 +1,67 @@
 """How long after a write in one process another one's cached route changes.
 
-Run as ``python tests/benchmarks/cache_lag.py [motor|pymongo]``; it starts a ``mongod`` and the other process itself.
+The other process is started as ``python -m tests.benchmarks.cache_lag DRIVER URI DATABASE``.
 """
 
 import asyncio
 import sys
-from statistics import quantiles
 from time import monotonic
 from typing import Any, Final
 
-from sessions import CachedRouter, open_repository
-from sessions.mongod import find_mongod, running_mongod
-from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
+from sessions import CachedRouter, SessionRepository, open_repository
+from sessions.store.clients import connect, disconnect
+from tests.benchmarks.measuring import FULL, QUICK, timing_of
+from tests.benchmarks.stacks import DATABASE, drop
+from tests.benchmarks.stories import QUESTION
 
-ROUNDS: Final = 500
-FOLLOWER: Final = "follow"
+_USER: Final = 1
 
 
-async def follow(uri: str, driver: str) -> None:
+async def follow(driver: str, uri: str, database: str) -> None:
     """The other process: for each conversation on its input, when its route has changed, by the system's clock."""
     client: Any = connect(uri, driver=driver)
-    async with open_repository(client["benchmark"]) as repository, CachedRouter(repository) as router:
+    async with open_repository(client[database]) as repository, CachedRouter(repository) as router:
         while line := await asyncio.to_thread(sys.stdin.readline):
             conversation_id = line.strip()
-            await router.route(1, conversation_id)
+            await router.route(_USER, conversation_id)
             sys.stdout.write("cached\n")
             sys.stdout.flush()
-            while (await router.route(1, conversation_id)).session is None:  # noqa: ASYNC110 - as a caller would
+            while (await router.route(_USER, conversation_id)).session is None:  # noqa: ASYNC110 - as a caller would
                 await asyncio.sleep(0)
             sys.stdout.write(f"{monotonic()!r}\n")
             sys.stdout.flush()
     await disconnect(client)
 
 
-async def lead(driver: str) -> None:
-    """This process: write, and ask the other one when it saw it."""
-    binary = find_mongod()
-    if binary is None:
-        sys.exit("no mongod on PATH, and the `server` extra has none for this platform")
-    lags: list[float] = []
-    async with running_mongod(binary) as uri:
-        client: Any = connect(uri, driver=driver)
-        async with open_repository(client["benchmark"], create_indexes=True) as repository:
-            pipe = asyncio.subprocess.PIPE
-            follower = await asyncio.create_subprocess_exec(
-                sys.executable, __file__, FOLLOWER, uri, driver, stdin=pipe, stdout=pipe
-            )
-            if follower.stdin is None or follower.stdout is None:
-                sys.exit("the other process has no pipes")
-            for number in range(ROUNDS):
-                follower.stdin.write(f"c{number}\n".encode())
-                await follower.stdout.readline()
-                await repository.create(1, f"t{number}", conversation_id=f"c{number}", pending_question="Which?")
-                acknowledged = monotonic()
-                lags.append(max(0.0, float(await follower.stdout.readline()) - acknowledged))
-            follower.stdin.close()
+async def measure(driver: str, uri: str, quick: bool) -> dict[str, float]:  # noqa: FBT001 - as its siblings have it
+    """Milliseconds from the acknowledgement of a write to its effect elsewhere."""
+    pipe = asyncio.subprocess.PIPE
+    await drop(driver, uri, DATABASE)
+    client: Any = connect(uri, driver=driver)
+    async with open_repository(client[DATABASE], create_indexes=True) as repository:
+        command = (sys.executable, "-m", __spec__.name, driver, uri, DATABASE)
+        follower = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+        try:
+            effort = QUICK if quick else FULL
+            lags = [await _lag(repository, follower, number) for number in range(effort.lags)]
+        finally:
+            follower.kill()
             await follower.wait()
-        await disconnect(client)
-    percentiles = quantiles(lags, n=100)
-    p50, p99 = percentiles[49] * 1000, percentiles[98] * 1000
-    sys.stdout.write(f"{ROUNDS} transitions, acknowledged to seen elsewhere: p50 {p50:.1f} ms, p99 {p99:.1f} ms\n")
+    await disconnect(client)
+    await drop(driver, uri, DATABASE)
+    timing = timing_of(lags)
+    return {"transition_lag_p50_ms": timing.p50 * 1_000, "transition_lag_p99_ms": timing.p99 * 1_000}
+
+
+async def _lag(repository: SessionRepository, follower: asyncio.subprocess.Process, number: int) -> float:
+    if follower.stdin is None or follower.stdout is None:
+        raise LookupError("the other process has no pipes")
+    follower.stdin.write(f"c{number}\n".encode())
+    await follower.stdout.readline()
+    await repository.create(_USER, f"t{number}", conversation_id=f"c{number}", pending_question=QUESTION)
+    acknowledged = monotonic()
+    return max(0.0, float(await follower.stdout.readline()) - acknowledged)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == [FOLLOWER]:
-        asyncio.run(follow(*sys.argv[2:4]))
-    else:
-        asyncio.run(lead(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_DRIVER))
+    asyncio.run(follow(*sys.argv[1:4]))

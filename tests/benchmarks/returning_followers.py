@@ -1,33 +1,26 @@
 """What a route costs beside browsers that all come back at once, in one run with what it costs without them.
 
 Each follows one user, as `session_events` does, and has missed some of 300 changes.
-Run as ``python tests/benchmarks/returning_followers.py [motor|pymongo] [followers]``; it starts its own ``mongod``.
 """
 
 import asyncio
-import sys
-from collections.abc import Awaitable
-from statistics import median, quantiles
+from collections.abc import AsyncIterator, Awaitable
+from statistics import median
 from time import perf_counter
 from typing import Any, Final
 
-from sessions import Change, SessionRepository, open_repository
-from sessions.mongod import find_mongod, running_mongod
-from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
+from sessions import Change, SessionRepository
+from sessions.store.clients import connect, disconnect
 from sessions.store.document import COLLECTION
+from tests.benchmarks.measuring import Advance, Effort, Figure, Row, compared
+from tests.benchmarks.stacks import DATABASE, Stack
 
 MISSED: Final = 300
 USERS: Final = 50
-ROUNDS: Final = 8
 FOR_SECONDS: Final = 2.0
 CALLERS: Final = 4
 BETWEEN_LOOKS: Final = 0.1
 BETWEEN_ROUTES: Final = 0.004
-
-
-def told(what: str, figures: str) -> None:
-    """One line of the result."""
-    print(f"{what:<44} {figures}", flush=True)  # noqa: T201 - this is what it is for
 
 
 async def missed_changes(repository: SessionRepository) -> list[Change]:
@@ -52,7 +45,7 @@ async def most_streams(stop: asyncio.Event, admin: Any) -> int:
     most = 0
     pipeline = [
         {"$currentOp": {"idleCursors": True, "allUsers": True}},
-        {"$match": {"ns": f"benchmark.{COLLECTION}", "cursor": {"$exists": True}, "killPending": {"$ne": True}}},
+        {"$match": {"ns": f"{DATABASE}.{COLLECTION}", "cursor": {"$exists": True}, "killPending": {"$ne": True}}},
     ]
     while not stop.is_set():
         found = admin.aggregate(pipeline)
@@ -87,36 +80,24 @@ async def measured(repository: SessionRepository, admin: Any, seen: list[Change]
     return took, await streams, caught_up
 
 
-async def main(driver: str, followers: int) -> None:
+async def followers(stack: Stack, effort: Effort, advance: Advance) -> AsyncIterator[Row]:
     """All of it, in turns: without them, beside them."""
-    binary = find_mongod()
-    if binary is None:
-        sys.exit("no mongod on PATH, and the `server` extra has none for this platform")
-    async with running_mongod(binary) as uri:
-        client: Any = connect(uri, driver=driver)
-        observer: Any = connect(uri, driver=driver)
-        async with open_repository(client["benchmark"], create_indexes=True) as repository:
-            before = await missed_changes(repository)
-            seen = [before[number * (MISSED - USERS) // followers] for number in range(followers)]
-            alone, beside, most, caught_up = list[float](), list[float](), 0, list[float]()
-            for _ in range(ROUNDS):
-                alone += (await measured(repository, observer.admin, []))[0]
-                took, streams, seconds = await measured(repository, observer.admin, seen)
-                beside += took
-                most = max(most, streams)
-                caught_up.append(seconds)
+    coming_back = effort.followers
+    observer: Any = connect(stack.uri, driver=stack.driver)
+    try:
+        before = await missed_changes(stack.repository)
+        seen = [before[number * (MISSED - USERS) // coming_back] for number in range(coming_back)]
+        alone, beside, most, caught_up = list[float](), list[float](), 0, list[float]()
+        for _ in range(effort.follower_rounds):
+            alone += (await measured(stack.repository, observer.admin, []))[0]
+            took, streams, seconds = await measured(stack.repository, observer.admin, seen)
+            beside += took
+            most = max(most, streams)
+            caught_up.append(seconds)
+            advance()
+    finally:
         await disconnect(observer)
-        await disconnect(client)
-    for what, took in (("routes alone", alone), (f"routes beside {followers} that come back", beside)):
-        cuts = [1_000 * cut for cut in quantiles(took, n=100)]
-        told(
-            what,
-            f"p50 {cuts[49]:.1f} ms, p99 {cuts[98]:.1f} ms, longest {1_000 * max(took):.0f} ms, {len(took):,} routes",
-        )
-    told("caught up within (median)", f"{median(caught_up):.2f} s")
-    told("most streams at once", f"{most}")
-
-
-if __name__ == "__main__":
-    given = sys.argv[1:]
-    asyncio.run(main(given[0] if given else DEFAULT_DRIVER, int(given[1]) if len(given) > 1 else 100))
+    yield compared(f"route, {coming_back} come back", beside, alone, against="none does")
+    yield Figure("longest route beside them", 1_000 * max(beside), "ms")
+    yield Figure("caught up within", median(caught_up), "s")
+    yield Figure("most streams at once", most, "")

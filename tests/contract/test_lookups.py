@@ -1,6 +1,6 @@
 """Creation, binding, lookups and upkeep: what is stored is found, in order, by its owner."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -193,6 +193,18 @@ async def test_pages_hold_every_session_once(
     assert seen == expected
     only = await repository.list_sessions(1, statuses=[SessionStatus.IGNORED])
     assert {session.status for session in only.sessions} == {SessionStatus.IGNORED}
+
+
+async def test_an_answer_holds_as_many_as_were_asked_for(repository: SessionRepository) -> None:
+    """One round trip finds them all: a server's first batch would end after 101 documents, and show no more to come."""
+    ends = datetime.now(UTC) + timedelta(days=3650)
+    conversations = [f"c{number}" for number in range(105)]
+    for name in conversations:
+        await repository.create(1, name, conversation_id=name, pending_question="Which lesson?", expires_at=ends)
+    page = await repository.list_sessions(1, limit=104)
+    assert (len(page.sessions), page.after is not None) == (104, True)
+    routes = await repository.route_many(1, conversations)
+    assert all(route.session is not None for route in routes.values())
 
 
 async def test_sweeps_are_bounded(
