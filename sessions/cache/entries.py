@@ -202,7 +202,7 @@ class OwnWrites:
             else:
                 self._last[session_id] = (last, False)
             return True
-        if kind == "update" and revision is not None and revision <= last:
+        if kind == "update" and revision is not None and 1 <= revision <= last:
             if revision == last:
                 del self._last[session_id]
             return True

@@ -9,7 +9,7 @@ import pytest
 
 from sessions import ActiveScheduleSessionSnapshot
 from sessions.cache import entries
-from sessions.cache.entries import Entries, Entry, Key
+from sessions.cache.entries import Entries, Entry, Key, OwnWrites
 from sessions.domain.routing import route_of
 from sessions.store.reading import to_snapshot
 
@@ -115,3 +115,13 @@ def test_a_session_without_moments_lasts() -> None:
     session = governing(1)
     assert Entry(session, 0.0).lasting == route_of(session, AT)
     assert Entry(None, 0.0).lasting == route_of(None, AT)
+
+
+@pytest.mark.parametrize("noted", [(), (1,), (1, 2)])
+@pytest.mark.parametrize("revision", [-1, 0, None])
+def test_a_revision_of_another_writer_is_nobodys_own_write(noted: tuple[int, ...], revision: int | None) -> None:
+    """Sessions count from 1: what another writer has set to less was not written here, whatever is known of it."""
+    own = OwnWrites()
+    for each in noted:
+        own.note("session", each)
+    assert not own.covers("session", "update", revision)
