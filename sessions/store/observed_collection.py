@@ -2,8 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakSet
 
 from sessions.domain.errors import SessionRef
@@ -15,8 +14,7 @@ from sessions.store.writes import Write
 from sessions.tasks import Finishing
 
 
-@dataclass(frozen=True, slots=True)
-class Doubt:
+class Doubt(NamedTuple):
     """Which sessions a write may have changed; what is not known of them is None or empty."""
 
     session_ids: Collection[str] = ()
