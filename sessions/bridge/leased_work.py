@@ -5,10 +5,9 @@ import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from sessions.backoff import Backoff
 from sessions.domain.errors import LeaseLost, SessionError, SessionNotFound, SessionRef, StoreUnavailable, WriteOutcome
@@ -29,27 +28,23 @@ _LONGEST_NAME: Final = 200
 _MOST_WITHIN: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Done(Generic[Result]):
+class Done(NamedTuple, Generic[Result]):
     """The work came to its end."""
 
     value: Result
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(NamedTuple):
     """The work raised; a ``CancelledError`` of its own making too."""
 
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
 class OutOfTime:
     """The work was stopped: it took too long."""
 
 
-@dataclass(frozen=True, slots=True)
-class CutOff:
+class CutOff(NamedTuple):
     """The work was stopped: its lease was lost, or could not be renewed."""
 
     error: SessionError

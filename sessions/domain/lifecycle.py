@@ -1,9 +1,8 @@
 """The lifecycle of a session, declared once as data: statuses, steps, and where each call may start."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class SessionStatus(StrEnum):
@@ -28,8 +27,7 @@ class SessionStatus(StrEnum):
         return not LIFECYCLE[self].leads_to
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatusRule:
+class StatusRule(NamedTuple):
     """One row of the lifecycle: what a status means and what its entry asks for."""
 
     entered_when: str
@@ -90,8 +88,7 @@ class LeaseKind(StrEnum):
     APPLY = "apply"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseRule:
+class LeaseRule(NamedTuple):
     """What one kind of lease means for the session under it."""
 
     held_in: SessionStatus
@@ -130,8 +127,7 @@ class CallName(StrEnum):
     RECOVER_STALLED = "recover_stalled"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallRule:
+class CallRule(NamedTuple):
     """Where a call on a stored session may start and what it may enter."""
 
     starts_from: frozenset[SessionStatus]

@@ -5,9 +5,8 @@ the name of the argument makes `InvalidSessionInput` of it (`inputs`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 INT64_MAX: Final = 2**63 - 1
 
@@ -21,8 +20,7 @@ def _is_encodable(value: str) -> bool:
     return "\x00" not in value
 
 
-@dataclass(frozen=True, slots=True)
-class IdentifierLimit:
+class IdentifierLimit(NamedTuple):
     """An opaque id: never empty, never trimmed."""
 
     longest: int
@@ -42,8 +40,7 @@ class IdentifierLimit:
         return str.__str__(value)
 
 
-@dataclass(frozen=True, slots=True)
-class TextLimit:
+class TextLimit(NamedTuple):
     """A text for people; white space around it is dropped."""
 
     longest: int
@@ -61,8 +58,7 @@ class TextLimit:
         return trimmed
 
 
-@dataclass(frozen=True, slots=True)
-class TextsLimit:
+class TextsLimit(NamedTuple):
     """A short list of texts."""
 
     most: int
@@ -83,8 +79,7 @@ class TextsLimit:
         return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
-class IntegerLimit:
+class IntegerLimit(NamedTuple):
     """A whole number; a bool is none."""
 
     least: int
@@ -100,8 +95,7 @@ class IntegerLimit:
         return int(value)
 
 
-@dataclass(frozen=True, slots=True)
-class DurationLimit:
+class DurationLimit(NamedTuple):
     """A length of time."""
 
     least: timedelta

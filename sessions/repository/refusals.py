@@ -1,9 +1,8 @@
 """Why a guarded write changed nothing: the order of refusals, applied to the session as it was read."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from sessions.domain.errors import (
     ConflictReason,
@@ -24,8 +23,7 @@ from sessions.store.calls import Call, HolderCall
 from sessions.store.reading import nulls_in, to_snapshot, to_transitions
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A session as a refused call found it, read once for all who judge it.
 
     Attributes:
@@ -60,34 +58,29 @@ class Found:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
+class Replayed(NamedTuple):
     """The call was carried out before, under the same ``operation_id``."""
 
     session: ActiveScheduleSessionSnapshot
 
 
-@dataclass(frozen=True, slots=True)
-class Lapsed:
+class Lapsed(NamedTuple):
     """A lapsed refinement stands in the way: put it back, then try again."""
 
     found: Found
 
 
-@dataclass(frozen=True, slots=True)
-class Exhausted:
+class Exhausted(NamedTuple):
     """Too many reruns died: the session has to be ended."""
 
     found: Found
 
 
-@dataclass(frozen=True, slots=True)
 class Raced:
     """Nothing is wrong any more: try again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """The call is refused; with ``busy_if`` a busy conversation would be the earlier reason."""
 
     error: SessionError

@@ -1,8 +1,9 @@
 """Clients of whichever driver is below: Motor, PyMongo Async, or the in-memory double."""
 
 from collections.abc import Awaitable, Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union
+
+import beanie
 
 if TYPE_CHECKING:
     from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorClientSession, AsyncIOMotorDatabase
@@ -15,7 +16,7 @@ Database: TypeAlias = Union["AsyncIOMotorDatabase[dict[str, Any]]", "AsyncDataba
 Client: TypeAlias = Union["AsyncIOMotorClient[dict[str, Any]]", "AsyncMongoClient[dict[str, Any]]"]
 ClientSession: TypeAlias = Union["AsyncIOMotorClientSession", "AsyncClientSession"]
 
-DEFAULT_DRIVER: Final = "motor" if version("beanie").startswith("1.") else "pymongo"
+DEFAULT_DRIVER: Final = "motor" if beanie.__version__.startswith("1.") else "pymongo"
 """The driver that the installed Beanie line works with: Beanie 2 refuses a Motor client."""
 
 

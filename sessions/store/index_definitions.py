@@ -1,11 +1,10 @@
 """Is an index that a database holds the one that was declared? A pure comparison, for opening and for operators."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from math import isnan
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bson import Decimal128, json_util
 
@@ -60,8 +59,7 @@ class Aspect(StrEnum):
     OTHER = "other options"
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NamedTuple):
     """One aspect in which an index is not as declared, and a sentence for people."""
 
     aspect: Aspect

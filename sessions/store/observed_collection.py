@@ -1,8 +1,7 @@
 """A collection that tells of each write of this process, so that what a cache holds is right at once."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakSet
 
 from sessions.domain.errors import SessionRef
@@ -14,8 +13,7 @@ from sessions.store.writes import Write
 from sessions.tasks import Finishing
 
 
-@dataclass(frozen=True, slots=True)
-class Doubt:
+class Doubt(NamedTuple):
     """Which sessions a write may have changed; what is not known of them is None or empty."""
 
     session_ids: Collection[str] = ()
