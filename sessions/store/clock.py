@@ -61,7 +61,7 @@ class ServerClock:
 
     def __init__(self, collection: SessionCollection) -> None:
         self._collection = collection
-        self._server_at_zero = datetime.min.replace(tzinfo=UTC)
+        self._server_at_zero = 0.0
         self._measured_at = 0.0
         self._primary: object = None
         self._stale = asyncio.Event()
@@ -86,7 +86,7 @@ class ServerClock:
                 best = (received - sent, told, (sent + received) / 2)
         if best is not None:
             round_trip, told, between = best
-            self._server_at_zero = told - timedelta(seconds=between)
+            self._server_at_zero = told.timestamp() - between
             self.error = timedelta(seconds=round_trip / 2)
             self._measured_at = between
         self._primary = primary
@@ -117,7 +117,7 @@ class ServerClock:
 
     def reading(self) -> datetime:
         """The server's time, to be asked for often: uncut, and without a look at the primary."""
-        return self._server_at_zero + timedelta(seconds=steady())
+        return datetime.fromtimestamp(self._server_at_zero + steady(), UTC)
 
     def monotonic_at(self, told: datetime) -> float | None:
         """When, at the latest, the server's clock showed this, by the monotonic one; None before it was measured."""
@@ -126,7 +126,7 @@ class ServerClock:
             return None
         age = steady() - self._measured_at
         error = self.error.total_seconds() + age * _DRIFT
-        return (told - self._server_at_zero).total_seconds() - error
+        return told.timestamp() - self._server_at_zero - error
 
     async def close(self) -> None:
         """Stop measuring."""

@@ -172,27 +172,31 @@ class StoreCall:
     async def _answer(self, request: Request[Found], within: float, grace: float) -> Any:
         """What the driver answers within so many seconds; given up after a grace, whatever the driver does.
 
-        A caller that is cancelled leaves at once unless the call is to be finished; the request ends by itself. It is
-        not cancelled in the hands of PyMongo Async before its time is up: cancelled twice in quick succession there, a
-        call leaves the lock of the driver's pool taken for good, and every later call of the client waits for ever
-        (*measured* with 4.20).
+        A caller that is cancelled leaves at once unless the call is to be finished; the request ends by itself.
 
         Raises:
             DriverFault: It did not answer, or failed in a way that is none of its errors.
         """
-        answering = asyncio.ensure_future(request.start(within))
         try:
-            await self._wait(answering, within + grace)
-            if answering.cancelled() and self._finishing is not None:
-                raise DriverFault("the loop is closing")  # what came of it has to be known all the same
-            if answering.done():
-                return answering.result()
+            started = request.start(within)
+            if self._finishing is None and self._handles.may_be_cancelled:
+                return await started
+            return await self._waited_for(asyncio.ensure_future(started), within + grace)
         except (RuntimeError, OSError) as error:
             raise DriverFault(type(error).__name__) from error
+
+    async def _waited_for(self, answering: "asyncio.Future[Any]", within: float) -> Any:
+        given_up_at = steady() + within
+        try:
+            await self._wait(answering, within)
         finally:
             if not answering.done():
-                leave_behind(answering, until=self._ends - steady() + grace)
-        raise DriverFault("no answer")
+                leave_behind(answering, until=given_up_at - steady())
+        if answering.cancelled() and self._finishing is not None:
+            raise DriverFault("the loop is closing")  # what came of it has to be known all the same
+        if not answering.done():
+            raise DriverFault("no answer")
+        return answering.result()
 
     def _unavailable(self, error: PyMongoError, about: SessionRef) -> StoreUnavailable:
         outcome = WriteOutcome.UNKNOWN if self.in_doubt else WriteOutcome.NOT_WRITTEN

@@ -41,10 +41,12 @@ class DriverHandles:
     Attributes:
         plain: UTC-aware, primary, ``w: majority``.
         is_server: Whether a server answers commands, and has a clock.
+        may_be_cancelled: Whether a request may be cancelled in the driver's hands; in a thread it ends by itself.
         kind_errors: What is raised, beside the driver's own errors, when an update meets a field of another kind.
     """
 
     is_server = True
+    may_be_cancelled = True
     kind_errors: tuple[type[Exception], ...] = ()
     plain: Any
 
@@ -155,7 +157,13 @@ class DriverHandles:
 
 
 class PyMongoHandles(DriverHandles):
-    """The collection of PyMongo Async."""
+    """The collection of PyMongo Async, whose calls are not cancelled in the driver's hands before their time is up.
+
+    Cancelled twice in quick succession there, a call leaves the lock of the driver's pool taken for good, and every
+    later call of the client waits for ever (*measured* with 4.20).
+    """
+
+    may_be_cancelled = False
 
     def time_limit(self, seconds: float) -> tuple[AbstractContextManager[None], float]:
         """The driver's own only while no primary is known: it then says that nothing was sent.

@@ -108,7 +108,8 @@ class Commands:
 
     def _request(self, command: dict[str, Any], read: Callable[[Any], Found]) -> Request[Found]:
         def start(within: float) -> Awaitable[Any]:
-            return self._run({**command, "maxTimeMS": max(1, int(within * 1000))})
+            command["maxTimeMS"] = max(1, int(within * 1000))
+            return self._run(command)
 
         return Request(start, read)
 
