@@ -9,6 +9,7 @@ from typing import Any, Final
 import pytest
 from bson import Binary, Decimal128, ObjectId
 from bson.datetime_ms import DatetimeMS
+from pymongo import WriteConcern
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
@@ -146,7 +147,10 @@ async def test_a_damaged_document_harms_its_own_calls_only(
     """Its own calls end in an answer or a typed error, sweeps pass it over, others' calls do not notice."""
     mine = await repository.create(1, "trigger-1", conversation_id="c", pending_question="Which day?")
     other = await repository.create(2, "trigger-1", conversation_id="c", pending_question="Which day?")
-    collection, whole = database[COLLECTION], await stored(mine.session_id)
+    collection, whole = (
+        database.get_collection(COLLECTION, write_concern=WriteConcern(1)),
+        await stored(mine.session_id),
+    )
     assert whole is not None
     with caplog.at_level(logging.DEBUG):
         for kind, damage in damages(field):

@@ -20,7 +20,7 @@ from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
 pytestmark = pytest.mark.race
 
 LANES: Final = 5
-ROUNDS_EACH: Final = 40
+ROUNDS_EACH: Final = 15
 PAUSE_SECONDS: Final = 0.005
 SLOW_SECONDS: Final = 0.05
 SLOW_SHARE: Final = 0.2

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.race
 
-ROUNDS: Final = 100
+ROUNDS: Final = 50
 WORKERS: Final = 4
 CLAIMS_EACH: Final = 50
 AHEAD_SECONDS: Final = 0.02
