@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from sessions.domain.lifecycle import LEASES, NOT_ENDED, CallName, LeaseKind, SessionStatus
 from sessions.domain.models import ActiveScheduleSessionSnapshot, RerunClaim
-from sessions.store import reads, writes
+from sessions.store import reads, sweeps, writes
 from sessions.store.calls import Call, HolderCall
-from sessions.store.document import INDEXES, LATEST_INDEX, PAGE_INDEX, ROUTING_INDEX
+from sessions.store.document import INDEXES, LATEST_INDEX, PAGE_INDEX, REPLY_INDEX, ROUTING_INDEX
 from sessions.store.reads import Lookup
 from sessions.store.updates import Filter, Stage
 from sessions.store.writes import Write
@@ -114,11 +114,11 @@ def _held(sample: Sample, name: CallName, kind: LeaseKind = LeaseKind.REPLY) -> 
 
 
 def _one(sample: Sample, write: Write) -> Write:
-    return writes.narrowed(write, _session(sample, SessionStatus.RERUNNING))
+    return sweeps.narrowed(write, _session(sample, SessionStatus.RERUNNING))
 
 
 def _batch(sample: Sample, write: Write) -> Write:
-    return writes.narrowed_to(write, [sample.session_id])
+    return sweeps.narrowed_to(write, [sample.session_id])
 
 
 def _claimed(sample: Sample, name: CallName, **given: Any) -> Call:
@@ -138,7 +138,7 @@ SHAPES: Final[tuple[Shape, ...]] = (
     Shape(
         name="find_by_reply",
         asked=lambda s: reads.by_reply(s.user_id, s.conversation_id, s.reply_id),
-        index=LATEST_INDEX,
+        index=REPLY_INDEX,
     ),
     Shape(name="get", asked=lambda s: reads.by_id(s.session_id, s.user_id)),
     Shape(name="history", asked=lambda s: reads.by_id(s.session_id, s.user_id, with_history=True)),
@@ -174,7 +174,7 @@ SHAPES: Final[tuple[Shape, ...]] = (
     ),
     Shape(
         name="claim_rerun (too many attempts)",
-        asked=lambda s: writes.fail_exhausted_claim(_claimed(s, CallName.CLAIM_RERUN), s.at, revision=1),
+        asked=lambda s: sweeps.fail_exhausted_claim(_claimed(s, CallName.CLAIM_RERUN), s.at, revision=1),
     ),
     Shape(
         name="claim_refinement",
@@ -195,16 +195,16 @@ SHAPES: Final[tuple[Shape, ...]] = (
     ),
     Shape(name="apply", asked=lambda s: writes.apply(_call(s, CallName.APPLY, preview_id=s.preview_id), s.at)),
     Shape(name="ignore, fail", asked=lambda s: writes.end(_call(s, CallName.IGNORE), s.at)),
-    Shape(name="any call (ends what expired first)", asked=lambda s: _one(s, writes.expire(s.at))),
+    Shape(name="any call (ends what expired first)", asked=lambda s: _one(s, sweeps.expire(s.at))),
     Shape(
         name="any call (puts back what lapsed first)",
-        asked=lambda s: _one(s, writes.put_back(LeaseKind.REFINEMENT, s.at)),
+        asked=lambda s: _one(s, sweeps.put_back(LeaseKind.REFINEMENT, s.at)),
     ),
     # --- what workers send in the background ---
     Shape(
         name="expire_due (its batch)", asked=lambda s: reads.due(s.at, limit=_LIMIT), by_user=False, index=_BY_EXPIRY
     ),
-    Shape(name="expire_due", asked=lambda s: _batch(s, writes.expire(s.at)), by_user=False),
+    Shape(name="expire_due", asked=lambda s: _batch(s, sweeps.expire(s.at)), by_user=False),
     Shape(
         name="recover_stalled (its batch)",
         asked=lambda s: reads.stalled(s.at, limit=_LIMIT),
@@ -213,17 +213,17 @@ SHAPES: Final[tuple[Shape, ...]] = (
     ),
     Shape(
         name="recover_stalled (fails)",
-        asked=lambda s: _batch(s, writes.fail_stalled(s.at, max_attempts=_ATTEMPTS)),
+        asked=lambda s: _batch(s, sweeps.fail_stalled(s.at, max_attempts=_ATTEMPTS)),
         by_user=False,
     ),
     Shape(
         name="recover_stalled (a reply)",
-        asked=lambda s: _batch(s, writes.put_back_reply(s.at, max_attempts=_ATTEMPTS)),
+        asked=lambda s: _batch(s, sweeps.put_back_reply(s.at, max_attempts=_ATTEMPTS)),
         by_user=False,
     ),
     Shape(
         name="recover_stalled (a refinement)",
-        asked=lambda s: _batch(s, writes.put_back(LeaseKind.REFINEMENT, s.at)),
+        asked=lambda s: _batch(s, sweeps.put_back(LeaseKind.REFINEMENT, s.at)),
         by_user=False,
     ),
     Shape(
@@ -233,6 +233,6 @@ SHAPES: Final[tuple[Shape, ...]] = (
         index=_BY_LEASE,
     ),
     Shape(name="purge (its batch)", asked=lambda s: reads.ended(s.at, limit=_LIMIT), by_user=False, index=_BY_STATUS),
-    Shape(name="purge", asked=lambda s: writes.purge(s.at, [s.session_id]), by_user=False),
+    Shape(name="purge", asked=lambda s: sweeps.purge(s.at, [s.session_id]), by_user=False),
     Shape(name="count_by_status", asked=lambda _: reads.count_by_status(), by_user=False, index=_BY_STATUS),
 )

@@ -14,7 +14,7 @@ from indexes.server import RIGHTS, Server, understood
 from indexes.session_collection.session_document import GOVERNS
 from sessions.domain.errors import StoreUnavailable
 from sessions.domain.lifecycle import CallName, LeaseKind
-from sessions.store import writes
+from sessions.store import sweeps, writes
 from sessions.store.calls import Call
 from sessions.store.clients import Database
 from sessions.store.collection import SessionCollection
@@ -74,9 +74,9 @@ async def _supersede(database: Database, server: Server) -> list[str]:
     while groups := await server.aggregate(COLLECTION, _RIVALS, quick=False, allowDiskUse=True):
         at = await collection.server_time()
         rivals = [session["session_id"] for group in groups for session in group["sessions"]]
-        swept = await collection.for_one_call().update_many(writes.narrowed_to(writes.expire(at), rivals))
+        swept = await collection.for_one_call().update_many(sweeps.narrowed_to(sweeps.expire(at), rivals))
         swept += await collection.for_one_call().update_many(
-            writes.narrowed_to(writes.put_back(LeaseKind.REFINEMENT, at), rivals)
+            sweeps.narrowed_to(sweeps.put_back(LeaseKind.REFINEMENT, at), rivals)
         )
         if swept:
             continue  # some of them governed nothing

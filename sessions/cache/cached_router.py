@@ -9,7 +9,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self
 
-from sessions.cache.entries import Key, to_entry
+from sessions.cache.entries import Entry, Key
 from sessions.cache.listener import Listener, Lookup
 from sessions.domain import inputs
 from sessions.domain.errors import SessionRef, StoreUnavailable, WriteOutcome
@@ -96,7 +96,7 @@ class CachedRouter:
             if entry is not None:
                 if self._listener.may_serve(entry):
                     self._hits += 1
-                    return entry.lasting or route_of(entry.session, self._upstream.now())
+                    return entry.lasting or entry.route(self._upstream.now())
                 self._stale_refusals += 1
         user_id = inputs.integer("user_id", user_id)
         conversation_id = inputs.identifier("conversation_id", conversation_id)
@@ -148,7 +148,7 @@ class CachedRouter:
             if lookups.get(key) is lookup:
                 del lookups[key]
         if lookup.epoch is not None and not lookup.is_outdated and self._listener.is_current(lookup.epoch):
-            self._listener.entries.keep(key, to_entry(session, sent=lookup.sent, at=self._upstream.now()))
+            self._listener.entries.keep(key, Entry(session, lookup.sent))
         return session
 
     async def __aenter__(self) -> Self:

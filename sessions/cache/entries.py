@@ -1,13 +1,15 @@
 """What a cache of routes holds: who governs each conversation, the longest unused thrown out first."""
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from cachetools import LRUCache
 
 from sessions.domain.models import ActiveScheduleSessionSnapshot, Route, RouteAction
-from sessions.domain.routing import route_of
+from sessions.domain.routing import route_may_change, route_of
 
 Key = tuple[int, str]
 """User and conversation."""
@@ -29,25 +31,69 @@ def key_in(document: Mapping[str, Any]) -> Key | None:
 
 
 _NOBODY: Final = Route(RouteAction.FREE_CHAT)
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
+_READY: Final = 1_000
+"""How many entries are kept as they are served; each takes three times the memory of a packed one."""
 
 
-class Entry(NamedTuple):
-    """Who governs a conversation, as a lookup found it."""
+class Packed(NamedTuple):
+    """An entry that somebody governs, as small as it gets."""
 
-    session: ActiveScheduleSessionSnapshot | None
-    """None is nobody."""
+    session_id: str
     sent: float
-    """When the lookup left, by the monotonic clock."""
-    lasting: Route | None
-    """The route, if no moment changes it."""
+    json: bytes
+    """The snapshot."""
 
 
-def to_entry(session: ActiveScheduleSessionSnapshot | None, *, sent: float, at: datetime) -> Entry:
-    """What to keep of a lookup's answer."""
-    if session is None:
-        return Entry(None, sent, _NOBODY)
-    is_timed = session.lease is not None or session.state.expires_at is not None
-    return Entry(session, sent, None if is_timed else route_of(session, at))
+class Entry:
+    """Who governs a conversation, as a lookup found it.
+
+    Attributes:
+        session: None is nobody.
+        sent: When the lookup left, by the monotonic clock.
+        lasting: The route, if no moment changes it.
+        packed: What the entry was unpacked from.
+    """
+
+    __slots__ = ("_route", "_since", "_until", "lasting", "packed", "sent", "session")
+
+    def __init__(
+        self, session: ActiveScheduleSessionSnapshot | None, sent: float, packed: Packed | None = None
+    ) -> None:
+        self.session = session
+        self.sent = sent
+        self.packed = packed
+        self._route = _NOBODY
+        self._since = self._until = _NEVER
+        if session is None:
+            self.lasting: Route | None = _NOBODY
+        elif session.lease is None and session.state.expires_at is None:
+            self.lasting = route_of(session, _NEVER)
+        else:
+            self.lasting = None
+
+    def route(self, at: datetime) -> Route:
+        """The route at a moment, worked out anew if it is not known to be the same then."""
+        if not self._since <= at < self._until:
+            self._route = route_of(self.session, at)
+            # From then on only: a clock that is measured anew may be set back a little.
+            self._since, self._until = at, route_may_change(self.session, at)
+        return self._route
+
+
+def _packed(entry: Entry) -> Entry | Packed:
+    if entry.session is None or entry.packed is not None:
+        return entry.packed or entry
+    # Bytes, since one letter beyond Latin-1 would double the length of a str.
+    json = entry.session.model_dump_json(exclude_unset=True).encode()
+    return Packed(entry.session.session_id, entry.sent, json)
+
+
+def _unpacked(kept: Entry | Packed) -> Entry:
+    if isinstance(kept, Entry):
+        return kept
+    session = ActiveScheduleSessionSnapshot.model_validate_json(kept.json)
+    return Entry(session, kept.sent, kept)
 
 
 class Entries:
@@ -59,20 +105,40 @@ class Entries:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._entries: LRUCache[Key, Entry] = LRUCache(most)
+        self.evictions = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        # One order in two parts, from the longest unused on: all that is packed was used before all that is ready.
+        self._packed: OrderedDict[Key, Entry | Packed] = OrderedDict()
+        self._ready: OrderedDict[Key, Entry] = OrderedDict()
         # For events whose document is gone; it holds what the entries hold, and nothing else.
         self._key_of: dict[str, Key] = {}
-        self.evictions = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._packed) + len(self._ready)
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(self._entries)
+        return chain(self._packed, self._ready)
 
     def get(self, key: Key) -> Entry | None:
         """An entry, which is now the one used last."""
-        return self._entries.get(key)
+        entry = self._ready.get(key)
+        if entry is not None:
+            self._ready.move_to_end(key)
+            return entry
+        kept = self._packed.pop(key, None)
+        if kept is None:
+            return None
+        entry = _unpacked(kept)
+        self._use(key, entry)
+        return entry
+
+    def _use(self, key: Key, entry: Entry) -> None:
+        self._ready[key] = entry
+        if len(self._ready) > _READY:
+            unused, entry = self._ready.popitem(last=False)
+            self._packed[unused] = _packed(entry)
 
     def key_of(self, session_id: str) -> Key | None:
         """The conversation that this session governs, as far as is known."""
@@ -80,30 +146,34 @@ class Entries:
 
     def keep(self, key: Key, entry: Entry) -> None:
         """Hold an entry in place of the one before."""
-        self._forget(self._entries.pop(key, None))
-        if len(self._entries) >= self._most:
-            self._forget(self._entries.popitem()[1])
+        self._forget(self._pop(key))
+        if len(self) >= self._most:
+            self._forget((self._packed or self._ready).popitem(last=False)[1])
             self.evictions += 1
-        self._entries[key] = entry
+        self._use(key, entry)
         if entry.session is not None:
             self._key_of[entry.session.session_id] = key
 
     def drop(self, key: Key) -> None:
         """Throw an entry out."""
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self._forget(entry)
+        kept = self._pop(key)
+        if kept is not None:
+            self._forget(kept)
             self.evictions += 1
 
     def clear(self) -> None:
         """Throw everything out."""
-        self.evictions += len(self._entries)
-        self._entries = LRUCache(self._most)
-        self._key_of = {}
+        self.evictions += len(self)
+        self._begin()
 
-    def _forget(self, entry: Entry | None) -> None:
-        if entry is not None and entry.session is not None:
-            self._key_of.pop(entry.session.session_id, None)
+    def _pop(self, key: Key) -> Entry | Packed | None:
+        return self._ready.pop(key, None) or self._packed.pop(key, None)
+
+    def _forget(self, kept: Entry | Packed | None) -> None:
+        if isinstance(kept, Packed):
+            self._key_of.pop(kept.session_id, None)
+        elif kept is not None and kept.session is not None:
+            self._key_of.pop(kept.session.session_id, None)
 
 
 class OwnWrites:

@@ -6,7 +6,7 @@ has told of everything up to a moment, or the entry's own lookup.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
@@ -137,9 +137,13 @@ class Listener(CacheListener):
                 self._evict(key)
             self._outdate_lookups(doubt.user_id)
 
-    def happened(self, event: Event) -> None:
-        """Evict what the change concerns; its time says how far the stream has come."""
-        self._note_progress(event)
+    def happened(self, events: Sequence[Event]) -> None:
+        """Evict what the changes concern; the time of the last one says how far the stream has come."""
+        for event in events:
+            self._happened(event)
+        self._note_progress(events[-1])
+
+    def _happened(self, event: Event) -> None:
         if event.session_id is None:
             self._empty()
             return

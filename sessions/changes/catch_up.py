@@ -15,9 +15,9 @@ from operator import methodcaller
 from typing import Final
 from weakref import WeakSet
 
-from sessions.changes.events import to_event
+from sessions.changes.events import ends_with, to_event
 from sessions.changes.feed import Feed, Follower, Retries, tell_each
-from sessions.changes.streams import Reading, Source
+from sessions.changes.streams import Batch, Reading, Source
 from sessions.domain.errors import SessionRef, StoreUnavailable, WatchInterrupted, WriteOutcome
 from sessions.steady_clock import steady
 from sessions.tasks import in_background, stopped, to_the_end
@@ -187,26 +187,36 @@ class CatchUp:
         token = min(follower.position for follower in followers)
         turn_ends = steady() + _TURN
         reading: Reading | None = None
-        is_at_the_end = False
+        is_over = False
+
+        def ends_here() -> bool:
+            return not followers or front.has_ended or self._handed_over(followers, token, front)
+
+        def take(batch: Batch) -> bool:
+            nonlocal token, is_over
+            events = [to_event(change) for change in batch.changes]
+            if events:
+                tell_each(followers, methodcaller("happened", events))
+            token = batch.token or token
+            others_wait = bool(self._newcomers) or len(self._rounds) > 1
+            is_over = ends_with(events) or ends_here() or (others_wait and steady() > turn_ends)
+            return bool(events) and not is_over
+
         try:
             reading = await Reading.open(self._source, token, wait=_WAIT, patience=self._patience)
             tell_each(followers, methodcaller("joined", token))
             token = reading.token or token
-            while followers and not front.has_ended and not self._handed_over(followers, token, front):
-                change = await reading.next()
-                token = reading.token or token
-                event = None if change is None else to_event(change)
-                if event is not None:
-                    tell_each(followers, methodcaller("happened", event))
-                elif not is_at_the_end:
-                    is_at_the_end = True
+            is_over = ends_here()
+            reads = 0
+            while not is_over:
+                if reads == 1:
                     # A feed that has just begun stands ahead of the last write (*measured*); after another one, of any
                     # kind, this stream passes it. An idle server makes one every ten seconds only.
                     with suppress(StoreUnavailable):
                         await self._source.confirm_primary()
-                is_over = steady() > turn_ends and (self._newcomers or len(self._rounds) > 1)
-                if is_over or (event is not None and event.kind == "invalidate"):
-                    return
+                # Up to where nothing more comes.
+                await reading.read(take)
+                reads += 1
         except WatchInterrupted as error:
             # It is this token's, not that of those who stand behind it.
             for follower in [each for each in followers if each.position <= token]:

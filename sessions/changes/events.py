@@ -1,6 +1,6 @@
 """One change, as the server's stream tells it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -58,6 +58,11 @@ def to_event(change: Mapping[str, Any]) -> Event:
         revision=revision if isinstance(revision, int) and not isinstance(revision, bool) else None,
         document=document,
     )
+
+
+def ends_with(events: Sequence[Event]) -> bool:
+    """Whether the stream ends with these: its collection was dropped or renamed."""
+    return bool(events) and events[-1].kind == "invalidate"
 
 
 def names_change(token: str) -> bool:

@@ -6,17 +6,16 @@ has just received would be lost.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from operator import methodcaller
 from typing import Final, TypeVar
 from weakref import WeakSet
 
 from sessions.backoff import Backoff
-from sessions.changes.events import Event, to_event
-from sessions.changes.streams import Reading, Source
+from sessions.changes.events import Event, ends_with, to_event
+from sessions.changes.streams import Batch, Reading, Source
 from sessions.domain.errors import StoreUnavailable, WatchInterrupted
-from sessions.steady_clock import steady
 from sessions.tasks import in_background, stopped, to_the_end
 
 logger = logging.getLogger("sessions")
@@ -39,8 +38,8 @@ class Follower:
     def lost(self) -> None:
         """No stream stands, until `opened`."""
 
-    def happened(self, event: Event) -> None:
-        """The next change."""
+    def happened(self, events: Sequence[Event]) -> None:
+        """The next changes, at least one, in their order."""
 
     def quiet(self, since: float) -> None:
         """All that was committed before this moment of the monotonic clock has been told."""
@@ -220,19 +219,20 @@ class Feed:
 
     async def _read(self, reading: Reading, wait: float) -> None:
         self._opened(reading.token)
+
+        def goes_on() -> bool:
+            return bool(self._followers) and wait <= self._wait
+
+        def take(batch: Batch) -> bool:
+            self._retries.reset()
+            events = [to_event(change) for change in batch.changes]
+            self._tell(methodcaller("happened", events) if events else methodcaller("quiet", batch.asked))
+            self.token = batch.token or self.token
+            return goes_on() and not ends_with(events)
+
         try:
-            while self._followers and wait <= self._wait:
-                started = steady()
-                change = await reading.next()
-                self.token = reading.token or self.token
-                self._retries.reset()
-                if change is None:
-                    self._tell(methodcaller("quiet", started))
-                    continue
-                event = to_event(change)
-                self._tell(methodcaller("happened", event))
-                if event.kind == "invalidate":
-                    return
+            if goes_on():
+                await reading.read(take)
         finally:
             self._is_open = False
             self._tell(methodcaller("lost"))

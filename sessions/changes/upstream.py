@@ -11,6 +11,7 @@ from sessions.store import reads
 from sessions.store.clock import Clock, ServerClock
 from sessions.store.observed_collection import ObservedCollection, WriteObserver
 from sessions.store.reading import to_snapshot
+from sessions.store.requests import COMMITTED, LOCAL
 
 
 class CacheListener(Follower, WriteObserver):
@@ -54,7 +55,7 @@ class CacheUpstream:
         self, user_id: int, conversation_id: str, *, committed: bool
     ) -> ActiveScheduleSessionSnapshot | None:
         """Who governs, by the primary; ``committed`` by what a majority has acknowledged."""
-        store = self._collection.for_one_call(committed=committed)
+        store = self._collection.for_one_call(level=COMMITTED if committed else LOCAL)
         raw = await store.find_one(reads.governor(user_id, conversation_id), about=SessionRef(user_id=user_id))
         return to_snapshot(raw) if raw is not None else None
 

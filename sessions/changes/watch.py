@@ -1,7 +1,7 @@
 """The iterator behind ``SessionRepository.watch``: a bounded queue that a feed fills and a consumer empties."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -107,8 +107,15 @@ class Queue(Returning):
         """From now on this feed tells it."""
         self._feed = feed
 
-    def happened(self, event: Event) -> None:
-        """Keep the change for the consumer; a later one of the same session takes its place at the end."""
+    def happened(self, events: Sequence[Event]) -> None:
+        """Keep the changes for the consumer; a later one of the same session takes its place at the end."""
+        for event in events:
+            if self._feed is None:
+                # It has let go of it at the change before, and goes on behind that.
+                return
+            self._happened(event, self._feed)
+
+    def _happened(self, event: Event, feed: Feeder) -> None:
         if event.token == self._sought:
             self._sought = None
         if self._told is not None and event.token <= self._told:
@@ -121,7 +128,7 @@ class Queue(Returning):
         self.pending[change.snapshot.session_id] = change
         if len(self.pending) >= MOST_PENDING:
             # It comes back for the rest when its consumer has taken what waits.
-            self._feed.discard(self)
+            feed.discard(self)
             self._feed = None
         self._wake.set()
 

@@ -21,7 +21,8 @@ def has_expired(session: ActiveScheduleSessionSnapshot, at: datetime) -> bool:
 
     A confirmation is carried out: under an ``apply`` lease, live or lapsed, nothing expires.
     """
-    if session.status.is_final or session.state.expires_at is None or session.state.expires_at > at:
+    ends = session.state.expires_at
+    if ends is None or ends > at or session.status.is_final:
         return False
     return session.lease is None or not (session.lease.kind is LeaseKind.APPLY or session.lease.is_live(at))
 

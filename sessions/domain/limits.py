@@ -13,10 +13,11 @@ INT64_MAX: Final = 2**63 - 1
 
 
 def _is_encodable(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
     return "\x00" not in value
 
 
@@ -72,13 +73,14 @@ class TextsLimit:
 
     def checked(self, value: object) -> tuple[str, ...]:
         """The texts, trimmed, without blanks and doubles, in their order."""
-        if not isinstance(value, list | tuple) or len(value) > self.most:
+        if not isinstance(value, (list, tuple)) or len(value) > self.most:
             raise ValueError(str(self))
         try:
-            found = [self.each.checked(item) for item in value]
+            found = dict.fromkeys(map(self.each.checked, value))
         except ValueError as error:
             raise ValueError(str(self)) from error
-        return tuple(dict.fromkeys(item for item in found if item))
+        found.pop("", None)
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,8 @@ def to_millisecond(value: datetime) -> datetime:
 
 def checked_moment(value: object) -> datetime:
     """An aware datetime in UTC, cut to the millisecond."""
+    if type(value) is datetime and value.tzinfo is UTC and value.microsecond % 1000 == 0:
+        return value  # what the store gives back: most of all that is checked
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise ValueError(AWARE)
     try:

@@ -13,7 +13,7 @@ from sessions.store.calls import CreationCall
 from sessions.store.clients import ClientSession
 from sessions.store.collection import DuplicateKey, StoreCall
 from sessions.store.reading import to_snapshot
-from sessions.tasks import to_the_end
+from sessions.tasks import Finishing
 
 
 class Creation(Engine):
@@ -175,7 +175,9 @@ class Creation(Engine):
     async def _make(
         self, call: CreationCall, client_session: ClientSession | None
     ) -> tuple[ActiveScheduleSessionSnapshot, bool]:
-        return await to_the_end(self._find_or_insert(self._collection.for_one_call(client_session), call))
+        with Finishing() as finishing:
+            store = self._collection.for_one_call(client_session, finishing=finishing)
+            return await self._find_or_insert(store, call)
 
     async def _find_or_insert(self, store: StoreCall, call: CreationCall) -> tuple[ActiveScheduleSessionSnapshot, bool]:
         if store.is_within and call.name is CallName.GET_OR_CREATE:

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from secrets import token_hex
 from typing import Any, Final, TypeVar, assert_never
-from uuid import uuid4
 
 from sessions.domain import inputs
 from sessions.domain.errors import (
@@ -23,7 +23,7 @@ from sessions.domain.expiry import counts_as, has_expired
 from sessions.domain.lifecycle import CallName, LeaseKind, SessionStatus
 from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, RerunClaim
 from sessions.repository.refusals import Exhausted, Found, Lapsed, Raced, Refused, Replayed, explain
-from sessions.store import reads, writes
+from sessions.store import reads, sweeps, writes
 from sessions.store.calls import Call, HolderCall
 from sessions.store.clients import ClientSession
 from sessions.store.clock import Clock
@@ -32,12 +32,14 @@ from sessions.store.document import GOVERNOR_FIELDS
 from sessions.store.reading import to_snapshot
 from sessions.store.updates import RawDocument
 from sessions.store.writes import Write
-from sessions.tasks import to_the_end, to_the_end_or_undone
+from sessions.tasks import Finishing
 
 logger = logging.getLogger("sessions")
 
 RETRIES: Final = 3
 """How often a call is tried again after what stood in the way was put back, or had gone by itself."""
+
+_ID_BYTES: Final = 16
 
 CANCELLED_REASON: Final = "the claiming call was cancelled"
 
@@ -75,13 +77,14 @@ class Engine:
         return counts_as(session, self._clock.now())
 
     def _operation_id(self, operation_id: str | None) -> str:
-        return uuid4().hex if operation_id is None else inputs.identifier("operation_id", operation_id)
+        return token_hex(_ID_BYTES) if operation_id is None else inputs.identifier("operation_id", operation_id)
 
     async def _carry_out(
         self, call: AnyCall, build: Build[AnyCall], client_session: ClientSession | None
     ) -> ActiveScheduleSessionSnapshot:
         # One time limit for the whole call, however many round trips its refusal takes.
-        return await to_the_end(self._try(self._collection.for_one_call(client_session), call, build))
+        with Finishing() as finishing:
+            return await self._try(self._collection.for_one_call(client_session, finishing=finishing), call, build)
 
     async def _record(
         self,
@@ -134,23 +137,22 @@ class Engine:
         claim_of: Callable[[ActiveScheduleSessionSnapshot, timedelta], AnyClaim | None],
         client_session: ClientSession | None,
     ) -> AnyClaim:
-        store = self._collection.for_one_call(client_session)
-
-        async def won() -> AnyClaim:
+        with Finishing() as finishing:
+            store = self._collection.for_one_call(client_session, finishing=finishing)
             session = await self._try(store, call, build)
             if (claim := claim_of(session, call.lease)) is None:
                 raise LeaseLost(SessionRef.of(session, session.status))
+            # What a transaction has not committed is given back by its owner, who aborts it.
+            if finishing.is_cancelled and not store.is_in_transaction:
+                await self._give_back(claim)
             return claim
-
-        if store.is_in_transaction:
-            # What it has not committed is given back by its owner, who aborts it.
-            return await to_the_end(won())
-        return await to_the_end_or_undone(won, undo=self._give_back)
 
     async def _give_back(self, claim: Claim) -> None:
         """Release a claim whose caller was cancelled before receiving it."""
-        call = HolderCall(name=CallName.RELEASE, claim=claim, reason=CANCELLED_REASON, operation_id=uuid4().hex)
-        await give_back(claim, self._try(self._collection.for_one_call(), call, writes.release))
+        call = HolderCall(
+            name=CallName.RELEASE, claim=claim, reason=CANCELLED_REASON, operation_id=token_hex(_ID_BYTES)
+        )
+        await give_back(claim, self._carry_out(call, writes.release, None))
 
     async def _try(self, store: StoreCall, call: AnyCall, build: Build[AnyCall]) -> ActiveScheduleSessionSnapshot:
         found: Found | None = None
@@ -250,9 +252,9 @@ class Engine:
         self, store: StoreCall, session: ActiveScheduleSessionSnapshot, at: datetime
     ) -> RawDocument | None:
         """End an expired session, or put a lapsed refinement back, guarded by the revision it was read at."""
-        write = writes.expire(at) if has_expired(session, at) else writes.put_back(LeaseKind.REFINEMENT, at)
+        write = sweeps.expire(at) if has_expired(session, at) else sweeps.put_back(LeaseKind.REFINEMENT, at)
         return await store.find_one_and_update(
-            writes.narrowed(write, session), about=SessionRef.of(session, counts_as(session, at))
+            sweeps.narrowed(write, session), about=SessionRef.of(session, counts_as(session, at))
         )
 
     async def _without_nulls(self, store: StoreCall, call: AnyCall, found: Found | None) -> AnyCall:
@@ -261,7 +263,7 @@ class Engine:
             about = call.about if found is None else found.about
             cause = "the stored document has a field of another kind than the update asks for"
             raise StoreUnavailable(about, outcome=WriteOutcome.NOT_WRITTEN, cause=cause, may_pass=False)
-        mend = writes.narrowed(writes.without_nulls(*found.nulls), found.session)
+        mend = sweeps.narrowed(sweeps.without_nulls(*found.nulls), found.session)
         mended = await store.find_one_and_update(mend, about=found.about)
         return self._moved_on(call, found, mended)
 
@@ -276,7 +278,7 @@ class Engine:
 
     async def _fail_exhausted(self, store: StoreCall, call: Call, found: Found) -> None:
         """End the session and say why; if somebody else was first, return, so that the call is tried again."""
-        write = writes.fail_exhausted_claim(call, found.at, revision=found.session.revision)
+        write = sweeps.fail_exhausted_claim(call, found.at, revision=found.session.revision)
         ended = await store.find_one_and_update(write, about=call.about)
         if ended is not None:
             now = Found.of(ended, found.at)

@@ -124,7 +124,7 @@ def open_repository(
     Args:
         database: A database of Motor, PyMongo Async or mongomock-motor; its options for codec, reads and writes
             are not used.
-        create_indexes: Create all nine declared indexes, one at a time; for tests and demos.
+        create_indexes: Create all declared indexes, one at a time; for tests and demos.
         verify_indexes: Refuse a database without the governor index; with False the caller answers for it.
         timeout: How long a call may take, 0.001 to 3,600 seconds.
         lease: How long a claim lasts unless it says otherwise, 1 ms to 7 days.

@@ -6,12 +6,12 @@ from sessions.domain import inputs
 from sessions.domain.errors import SessionDamaged
 from sessions.domain.lifecycle import ALL, LeaseKind, SessionStatus
 from sessions.repository.engine import Engine
-from sessions.store import reads, writes
+from sessions.store import reads, sweeps
 from sessions.store.collection import UpdateRefused
 from sessions.store.reading import COUNTED_OR_NESTED, pass_over, to_snapshot, to_transitions
 from sessions.store.reads import Lookup
 from sessions.store.writes import Write
-from sessions.tasks import to_the_end
+from sessions.tasks import Finishing
 
 
 class Sweeps(Engine):
@@ -35,7 +35,7 @@ class Sweeps(Engine):
         if not session_ids:
             return 0
         try:
-            return await self._update_many(writes.narrowed_to(sweep, session_ids))
+            return await self._update_many(sweeps.narrowed_to(sweep, session_ids))
         except UpdateRefused:
             # One of them has a field of another kind than the update asks for: the others do not wait for it.
             return sum([await self._sweep_one_by_one(session_id, sweep, damaged) for session_id in session_ids])
@@ -44,9 +44,9 @@ class Sweeps(Engine):
         if session_id in damaged:
             return 0
         try:
-            return await self._update_many(writes.narrowed_to(sweep, [session_id]))
+            return await self._update_many(sweeps.narrowed_to(sweep, [session_id]))
         except UpdateRefused:
-            mends = [writes.narrowed_to(writes.without_nulls(name), [session_id]) for name in COUNTED_OR_NESTED]
+            mends = [sweeps.narrowed_to(sweeps.without_nulls(name), [session_id]) for name in COUNTED_OR_NESTED]
         if sum([await self._update_many(mend) for mend in mends]):
             return await self._sweep_one_by_one(session_id, sweep, damaged)
         for raw in await self._collection.for_one_call().find(Lookup({"_id": session_id}, projection=None)):
@@ -58,7 +58,8 @@ class Sweeps(Engine):
         return 0
 
     async def _update_many(self, write: Write) -> int:
-        return await to_the_end(self._collection.for_one_call().update_many(write))
+        with Finishing() as finishing:
+            return await self._collection.for_one_call(finishing=finishing).update_many(write)
 
     async def expire_due(self, *, limit: int = 1000) -> int:
         """End sessions that are past their ``expires_at`` with nobody at work on them.
@@ -71,7 +72,7 @@ class Sweeps(Engine):
         """
         limit = inputs.integer("limit", limit)
         at = self._clock.now()
-        return await self._swept(reads.due(at, limit=limit), writes.expire(at))
+        return await self._swept(reads.due(at, limit=limit), sweeps.expire(at))
 
     async def recover_stalled(self, *, limit: int = 1000) -> int:
         """Give back what dead workers hold: a reply to its question, a refinement to its preview.
@@ -89,10 +90,10 @@ class Sweeps(Engine):
         at = self._clock.now()
         return await self._swept(
             reads.stalled(at, limit=limit),
-            writes.expire(at),
-            writes.fail_stalled(at, max_attempts=self._max_attempts),
-            writes.put_back_reply(at, max_attempts=self._max_attempts),
-            writes.put_back(LeaseKind.REFINEMENT, at),
+            sweeps.expire(at),
+            sweeps.fail_stalled(at, max_attempts=self._max_attempts),
+            sweeps.put_back_reply(at, max_attempts=self._max_attempts),
+            sweeps.put_back(LeaseKind.REFINEMENT, at),
         )
 
     async def purge(self, *, ended_before: datetime, limit: int = 1000) -> int:
@@ -112,7 +113,8 @@ class Sweeps(Engine):
         batch = await self._batch(lookup)
         if not batch:
             return 0
-        return await to_the_end(self._collection.for_one_call().delete_many(writes.purge(before, batch)))
+        with Finishing() as finishing:
+            return await self._collection.for_one_call(finishing=finishing).delete_many(sweeps.purge(before, batch))
 
     async def count_by_status(self) -> dict[SessionStatus, int]:
         """Count the sessions in each of the seven statuses.

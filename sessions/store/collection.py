@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import pymongo
-from pymongo import IndexModel, ReturnDocument, _csot
+from pymongo import IndexModel, _csot
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from sessions.backoff import Backoff
@@ -19,6 +19,7 @@ from sessions.steady_clock import steady
 from sessions.store.change_stream import CLOSE_WITHIN, ChangeStream
 from sessions.store.clients import ClientSession, Database
 from sessions.store.driver_errors import (
+    DriverFault,
     cause_of,
     following,
     is_bad_hint,
@@ -29,9 +30,10 @@ from sessions.store.driver_errors import (
 )
 from sessions.store.handles import DriverHandles, handles_of
 from sessions.store.reads import Lookup
+from sessions.store.requests import LOCAL, SETTLED, Request
 from sessions.store.updates import Filter, RawDocument, Stage
 from sessions.store.writes import Write
-from sessions.tasks import answered, or_undone_later, to_the_end
+from sessions.tasks import Finishing, answered, leave_behind, or_undone_later, to_the_end, until_done
 
 logger = logging.getLogger("sessions")
 Found = TypeVar("Found")
@@ -42,8 +44,6 @@ _SELECTION_STEP: Final = 0.5
 _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.25
 _LEAST_TIME: Final = 0.001
-# A driver that is late by so much does not answer at all.
-_GRACE: Final = 0.5
 
 
 class DuplicateKey(Exception):
@@ -66,6 +66,14 @@ class UpdateRefused(Exception):
     """A field of the stored document is of a kind that the update cannot change; it never leaves the package."""
 
 
+def _as_it_is(answer: Found) -> Found:
+    return answer
+
+
+class HintRefused(Exception):
+    """The index that a lookup names is hidden or absent; it never leaves this module."""
+
+
 class StoreCall:
     """All that one call sends: under one time limit, and in its caller's transaction.
 
@@ -74,12 +82,21 @@ class StoreCall:
     """
 
     def __init__(
-        self, handles: DriverHandles, *, ends: float, session: ClientSession | None = None, committed: bool = False
+        self,
+        handles: DriverHandles,
+        *,
+        ends: float,
+        session: ClientSession | None = None,
+        finishing: Finishing | None = None,
+        level: str = LOCAL,
     ) -> None:
         self._handles = handles
         self._ends = ends
         self._session = session
-        self._collection = handles.committed if committed else handles.plain
+        self._finishing = finishing
+        self._wait = until_done if finishing is None else finishing.wait
+        self._level = level
+        self._requests = handles.requests(session)
         self.in_doubt = False
 
     @property
@@ -94,57 +111,87 @@ class StoreCall:
 
     def outside(self) -> "StoreCall":
         """The same without its caller's transaction, which a duplicate key has aborted."""
-        return StoreCall(self._handles, ends=self._ends) if self.is_within else self
+        return StoreCall(self._handles, ends=self._ends, finishing=self._finishing) if self.is_within else self
 
-    def _joining(self) -> dict[str, Any]:
-        # In a transaction the drivers leave out write and read concern: these are the transaction's.
-        return {} if self._session is None else {"session": self._session}
-
-    async def send(
-        self, operation: Callable[[], Awaitable[Found]], *, about: SessionRef = NOBODY, writes: bool = False
-    ) -> Found:
-        """What an operation of the driver answers, sent again while its error may pass and there is time.
+    async def send(self, request: Request[Found], *, about: SessionRef = NOBODY, writes: bool = False) -> Found:
+        """What is answered to a request, sent again while its error may pass and there is time.
 
         Args:
-            operation: Sends it once.
+            request: What to send.
             about: The session for an error.
             writes: Whether it may leave a trace without an answer.
 
         Raises:
             DuplicateKey: A unique index refused the write.
             UpdateRefused: A field of the document is of another kind than the update asks for.
+            HintRefused: The index that it names is hidden or absent.
             StoreUnavailable: There was no answer in time, or one that cannot pass.
         """
         if self.is_within:
             # The transaction's owner must see the driver's labels.
-            return await self._sent_within(operation)
-        pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        with pymongo.timeout(max(self._ends - steady(), _LEAST_TIME)):
-            while True:
-                try:
-                    return await self._handles.carried(operation, within=self._ends - steady() + _GRACE)
-                except DuplicateKeyError as error:
-                    raise _duplicate(error) from error
-                except PyMongoError as error:
-                    is_refused = writes and update_is_refused(error)
-                    if writes and known_of(error) is WriteOutcome.UNKNOWN:
-                        self.in_doubt = True
-                    pause = pauses.next()
-                    if not is_refused and (not may_pass(error) or steady() + pause >= self._ends):
-                        raise self._unavailable(error, about) from error
-                except self._handles.kind_errors:
-                    is_refused = True
-                if is_refused:
-                    # Raised out here, since the driver's error quotes the document.
-                    raise UpdateRefused
-                await asyncio.sleep(pause)
-
-    async def _sent_within(self, operation: Callable[[], Awaitable[Found]]) -> Found:
-        with pymongo.timeout(max(self._ends - steady(), _LEAST_TIME)):
+            return await self._sent_within(request)
+        pauses: Backoff | None = None
+        while True:
+            left = max(self._ends - steady(), _LEAST_TIME)
             try:
-                return await answered(operation())
+                limit, grace = self._handles.time_limit(left)
+                with limit:
+                    return request.read(await self._answer(request, left, grace))
             except DuplicateKeyError as error:
                 raise _duplicate(error) from error
+            except PyMongoError as error:
+                if isinstance(error, OperationFailure) and is_bad_hint(error):
+                    raise HintRefused from error
+                is_refused = writes and update_is_refused(error)
+                if writes and known_of(error) is WriteOutcome.UNKNOWN:
+                    self.in_doubt = True
+                pauses = pauses or Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+                pause = pauses.next()
+                if not is_refused and (not may_pass(error) or steady() + pause >= self._ends):
+                    raise self._unavailable(error, about) from error
+            except self._handles.kind_errors:
+                is_refused = True
+            if is_refused:
+                # Raised out here, since the driver's error quotes the document.
+                raise UpdateRefused
+            await self._wait(asyncio.get_running_loop().create_future(), pause)
+
+    async def _sent_within(self, request: Request[Found]) -> Found:
+        left = max(self._ends - steady(), _LEAST_TIME)
+        with pymongo.timeout(left):
+            try:
+                if self._finishing is None:
+                    return request.read(await answered(request.start(left)))
+                answering = asyncio.ensure_future(request.start(left))
+                await self._finishing.wait(answering)
+                return request.read(answering.result())
+            except DuplicateKeyError as error:
+                raise _duplicate(error) from error
+
+    async def _answer(self, request: Request[Found], within: float, grace: float) -> Any:
+        """What the driver answers within so many seconds; given up after a grace, whatever the driver does.
+
+        A caller that is cancelled leaves at once unless the call is to be finished; the request ends by itself. It is
+        not cancelled in the hands of PyMongo Async before its time is up: cancelled twice in quick succession there, a
+        call leaves the lock of the driver's pool taken for good, and every later call of the client waits for ever
+        (*measured* with 4.20).
+
+        Raises:
+            DriverFault: It did not answer, or failed in a way that is none of its errors.
+        """
+        answering = asyncio.ensure_future(request.start(within))
+        try:
+            await self._wait(answering, within + grace)
+            if answering.cancelled() and self._finishing is not None:
+                raise DriverFault("the loop is closing")  # what came of it has to be known all the same
+            if answering.done():
+                return answering.result()
+        except (RuntimeError, OSError) as error:
+            raise DriverFault(type(error).__name__) from error
+        finally:
+            if not answering.done():
+                leave_behind(answering, until=self._ends - steady() + grace)
+        raise DriverFault("no answer")
 
     def _unavailable(self, error: PyMongoError, about: SessionRef) -> StoreUnavailable:
         outcome = WriteOutcome.UNKNOWN if self.in_doubt else WriteOutcome.NOT_WRITTEN
@@ -153,32 +200,18 @@ class StoreCall:
 
     async def find(self, lookup: Lookup, *, about: SessionRef = NOBODY) -> list[RawDocument]:
         """The documents of a lookup, by its hint if that index exists and is visible."""
-
-        async def look(hint: str | None) -> list[RawDocument]:
-            collection = self._handles.settled if self.in_doubt else self._collection
-            cursor = collection.find(lookup.filter, lookup.projection, **self._joining())
-            if lookup.sort:
-                cursor = cursor.sort(list(lookup.sort))
-            if hint is not None:
-                cursor = cursor.hint(hint)
-            found: list[RawDocument] = await self._handles.one_batch(cursor, lookup.limit).to_list(lookup.limit)
-            return found
-
-        async def look_with_fallback() -> list[RawDocument]:
-            # In a transaction a refused hint would abort it, so there the planner chooses.
-            hint = None if self.is_in_transaction else self._handles.hint_of(lookup)
+        level = SETTLED if self.in_doubt else self._level
+        # In a transaction a refused hint would abort it, so there the planner chooses.
+        hint = None if self.is_in_transaction else self._handles.hint_of(lookup)
+        if hint is not None:
             try:
-                found = await look(hint)
-            except OperationFailure as error:
-                if hint is None or not is_bad_hint(error):
-                    raise
+                found = await self.send(self._requests.find(lookup, hint=hint, level=level), about=about)
+            except HintRefused:
                 self._handles.note_hint(hint, serves=False)
-                return await look(None)
-            if hint is not None:
+            else:
                 self._handles.note_hint(hint, serves=True)
-            return found
-
-        return await self.send(look_with_fallback, about=about)
+                return found
+        return await self.send(self._requests.find(lookup, hint=None, level=level), about=about)
 
     async def find_one(self, lookup: Lookup, *, about: SessionRef = NOBODY) -> RawDocument | None:
         """The first document of a lookup, or None."""
@@ -187,40 +220,31 @@ class StoreCall:
 
     async def insert(self, document: RawDocument, *, about: SessionRef) -> None:
         """Store a new document, or raise `DuplicateKey`."""
-        await self.send(lambda: self._collection.insert_one(document, **self._joining()), about=about, writes=True)
+        await self.send(self._requests.insert(document), about=about, writes=True)
 
     async def find_one_and_update(self, write: Write, *, about: SessionRef) -> RawDocument | None:
         """Carry a guarded write out; the document after it without its history, or None if the guard fails."""
+        first = self._requests.find_one_and_update(write.filter, write.update)
+        if not write.unless_done:
+            return await self.send(first, about=about, writes=True)
+        again = self._requests.find_one_and_update({**write.filter, **write.unless_done}, write.update)
 
-        def update() -> Awaitable[RawDocument | None]:
-            guard = {**write.filter, **write.unless_done} if self.in_doubt else write.filter
-            answer: Awaitable[RawDocument | None] = self._collection.find_one_and_update(
-                guard, write.update, projection={"history": 0}, return_document=ReturnDocument.AFTER, **self._joining()
-            )
-            return answer
+        def start(within: float) -> Awaitable[Any]:
+            return again.start(within) if self.in_doubt else first.start(within)
 
-        return await self.send(update, about=about, writes=True)
+        return await self.send(Request(start, first.read), about=about, writes=True)
 
     async def update_many(self, write: Write) -> int:
         """Carry a sweep out; how many documents it changed."""
-        result = await self.send(lambda: self._collection.update_many(write.filter, write.update), writes=True)
-        return int(result.modified_count)
+        return await self.send(self._requests.update_many(write), writes=True)
 
     async def delete_many(self, conditions: Filter) -> int:
         """Delete; how many documents went."""
-        result = await self.send(lambda: self._collection.delete_many(conditions), writes=True)
-        return int(result.deleted_count)
+        return await self.send(self._requests.delete_many(conditions), writes=True)
 
     async def aggregate(self, pipeline: list[Stage]) -> list[RawDocument]:
         """All documents of an aggregation."""
-
-        async def run() -> list[RawDocument]:
-            cursor = self._collection.aggregate(pipeline)
-            if isinstance(cursor, Awaitable):
-                cursor = await cursor
-            return [document async for document in cursor]
-
-        return await self.send(run)
+        return await self.send(self._requests.aggregate(pipeline))
 
 
 class SessionCollection:
@@ -236,34 +260,44 @@ class SessionCollection:
         self.is_server = self._handles.is_server
         self.timeout = max(timeout - _SELECTION_STEP, timeout / 2)
 
-    def for_one_call(self, client_session: ClientSession | None = None, *, committed: bool = False) -> StoreCall:
+    def for_one_call(
+        self,
+        client_session: ClientSession | None = None,
+        *,
+        finishing: Finishing | None = None,
+        level: str = LOCAL,
+    ) -> StoreCall:
         """What one call sends by.
 
         Args:
             client_session: The caller's transaction.
-            committed: Read what a majority has acknowledged.
+            finishing: Given for a call that writes: how it is carried to its end.
+            level: The read concern of its lookups.
         """
         session = self._handles.checked_session(client_session)
-        return StoreCall(self._handles, ends=self._ends(), session=session, committed=committed)
+        return StoreCall(self._handles, ends=self._ends(), session=session, finishing=finishing, level=level)
 
     def _ends(self) -> float:
         # The driver alone knows the caller's `pymongo.timeout`, and has no public name for what is left of it.
         left = _csot.remaining()
         return steady() + (self.timeout if left is None else min(self.timeout, max(left, _LEAST_TIME)))
 
+    async def _send(self, start: Callable[[], Awaitable[Found]], *, writes: bool = False) -> Found:
+        return await self.for_one_call().send(Request(lambda _: start(), _as_it_is), writes=writes)
+
     async def indexes(self) -> dict[str, dict[str, Any]]:
         """Each index by its name; one that is still being built carries its ``buildUUID``."""
-        return await self.for_one_call().send(self._handles.indexes)
+        return await self._send(self._handles.indexes)
 
     async def create_index(self, index: IndexModel) -> None:
         """Create one index; several in one command lose their partial filters on the double."""
         options = dict(index.document)
         keys = list(dict(options.pop("key")).items())
-        await self.for_one_call().send(lambda: self._handles.plain.create_index(keys, **options), writes=True)
+        await self._send(lambda: self._handles.plain.create_index(keys, **options), writes=True)
 
     async def server_time(self) -> datetime:
         """What the server's clock says now."""
-        answer = await self.for_one_call().send(lambda: self._handles.database.client.admin.command("hello"))
+        answer = await self._send(lambda: self._handles.database.client.admin.command("hello"))
         told: datetime = answer["localTime"]
         return told if told.tzinfo else told.replace(tzinfo=UTC)
 
@@ -273,10 +307,10 @@ class SessionCollection:
 
     async def confirm_primary(self) -> None:
         """Return once a majority has confirmed the primary, and all that was ever acknowledged is committed on it."""
-        await self.for_one_call().send(lambda: self._handles.settled.find_one({"_id": ""}, {"_id": 1}))
+        await self.for_one_call(level=SETTLED).find(Lookup({"_id": ""}, projection={"_id": 1}))
 
     async def changes(self, resume_after: str | None, *, wait: float) -> ChangeStream:
-        """Open a stream of changes, from a token or from now on; its `try_next` waits so many seconds for a change.
+        """Open a stream of changes, from a token or from now on; its reads wait so many seconds for a change.
 
         If the caller is cancelled meanwhile, a stream that was opened all the same is closed: the server would keep
         its cursor.
@@ -285,10 +319,10 @@ class SessionCollection:
 
     async def check_token(self, token: str) -> None:
         """Return if the server takes it for a token of this collection; it reads none of the changes behind it."""
-        stream = await self._opened(lambda: self._handles.open_stream(token, wait=0, batch=0), token)
+        stream = await self._opened(lambda: self._handles.open_stream(token, wait=0), token)
         await to_the_end(stream.close())
 
     async def _opened(self, opens: Callable[[], Awaitable[ChangeStream]], token: str | None) -> ChangeStream:
         with following(self._handles.plain.full_name, goes_on=token is not None):
-            opening = self.for_one_call().send(opens)
+            opening = self._send(opens)
             return await or_undone_later(opening, undo=ChangeStream.close, within=CLOSE_WITHIN)

@@ -16,6 +16,7 @@ COLLECTION: Final = "active_schedule_sessions"
 ROUTING_INDEX: Final = f"uniq_{COLLECTION}_governor"
 LATEST_INDEX: Final = f"idx_{COLLECTION}_conversation_status_updated"
 PAGE_INDEX: Final = f"idx_{COLLECTION}_user_status_updated"
+REPLY_INDEX: Final = f"idx_{COLLECTION}_conversation_answered"
 GOVERNOR_FIELDS: Final = frozenset({"user_id", "conversation_id"})
 SHARD_KEY: Final[Mapping[str, str]] = {"user_id": "hashed"}
 """On a sharded cluster: each call that a user's request makes carries the user, and so reaches one shard."""
@@ -51,6 +52,8 @@ INDEXES: Final = (
         # Not on `lease` itself: the planner then answers `lease.expires_at <= t` by a collection scan.
         partialFilterExpression={"lease.expires_at": {"$exists": True}},
     ),
+    # Else each message that is delivered again reads every session that its conversation ever had.
+    IndexModel([("conversation_id", 1), ("answered_reply_ids", 1)], name=REPLY_INDEX),
 )
 
 _OWN_METHOD: Final = {"insert": "create", "delete": "purge"}

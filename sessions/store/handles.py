@@ -1,11 +1,12 @@
 """What the drivers' own objects give: the collection by its read concerns, and what is special of the double."""
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
+import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import ReadPreference
 from pymongo.read_concern import ReadConcern
@@ -15,18 +16,19 @@ from sessions.domain.errors import InvalidSessionInput, WatchInterrupted
 from sessions.store.change_stream import ChangeStream
 from sessions.store.clients import ClientSession, Database
 from sessions.store.document import COLLECTION
-from sessions.store.driver_errors import DriverFault
 from sessions.store.index_listing import list_indexes
 from sessions.store.reads import Lookup
-from sessions.tasks import answered, forget, leave_behind
+from sessions.store.requests import COMMITTED, LOCAL, Commands, Methods, Requests
 
 logger = logging.getLogger("sessions")
-Found = TypeVar("Found")
-
 _PYMONGO: Final = "AsyncDatabase"
 _SESSION_OF: Final = {"AsyncIOMotorDatabase": "AsyncIOMotorClientSession", _PYMONGO: "AsyncClientSession"}
 _DOUBLE: Final = "AsyncMongoMockDatabase"
 _MAJORITY: Final = WriteConcern("majority")
+# The drivers look for a primary in steps of half a second; one that is late by so much does not answer at all.
+_OVERDUE_BY: Final = 1.0
+# The server, which is told the limit too, says so meanwhile.
+_CANCELLED_AFTER: Final = (nullcontext(), 0.5)
 
 
 def _names(of: object) -> set[str]:
@@ -38,9 +40,6 @@ class DriverHandles:
 
     Attributes:
         plain: UTC-aware, primary, ``w: majority``.
-        settled: The same, and a read waits until a majority has what it read; read concern "majority" itself would
-            read the past (*measured*).
-        committed: The same, read as a majority has acknowledged it.
         is_server: Whether a server answers commands, and has a clock.
         kind_errors: What is raised, beside the driver's own errors, when an update meets a field of another kind.
     """
@@ -48,14 +47,16 @@ class DriverHandles:
     is_server = True
     kind_errors: tuple[type[Exception], ...] = ()
     plain: Any
-    settled: Any
-    committed: Any
 
     def __init__(self, database: Database) -> None:
         self.database: Any = database
+        self._client: Any = database.client
+        self._commands = Commands(COLLECTION, self._command)
         self._missing_hints: set[str] = set()
+        self._topology: object = None
+        self._primary: object = None
         # A moment that Python cannot hold, or a text that is no UTF-8, keeps nothing beside it from being read.
-        codec: CodecOptions[Any] = CodecOptions(
+        self._codec: CodecOptions[Any] = CodecOptions(
             document_class=dict,
             tz_aware=True,
             tzinfo=UTC,
@@ -64,13 +65,19 @@ class DriverHandles:
         )
         self.plain = self.database.get_collection(
             COLLECTION,
-            codec_options=codec,
+            codec_options=self._codec,
             read_preference=ReadPreference.PRIMARY,
             write_concern=_MAJORITY,
-            read_concern=ReadConcern("local"),
+            read_concern=ReadConcern(LOCAL),
         )
-        self.settled = self.plain.with_options(read_concern=ReadConcern("linearizable"))
-        self.committed = self.plain.with_options(read_concern=ReadConcern("majority"))
+        # A cursor reads on by the options of its database.
+        self._streaming: Any = self.database.with_options(
+            codec_options=self._codec, read_preference=ReadPreference.PRIMARY
+        )
+
+    def requests(self, session: ClientSession | None) -> Requests:
+        """How requests are made, in a caller's session or in none."""
+        return self._commands if session is None else Methods(self.plain, session, single_batch=True)
 
     def checked_session(self, given: Any) -> ClientSession | None:
         """The session of a caller's transaction, refused if it is not one of this client's."""
@@ -84,17 +91,12 @@ class DriverHandles:
         session: ClientSession = given
         return session
 
-    async def carried(self, operation: Callable[[], Awaitable[Found]], *, within: float) -> Found:
-        """What the driver answers to one operation; given up after so many seconds, whatever the driver does.
+    def time_limit(self, seconds: float) -> tuple[AbstractContextManager[None], float]:
+        """The driver's own limit for what is sent meanwhile, and after how many seconds more it is given up.
 
-        Raises:
-            DriverFault: It did not answer, or failed in a way that is none of its errors.
+        A thread of Motor's can be stopped by nothing else.
         """
-        try:
-            async with asyncio.timeout(within):
-                return await answered(operation())
-        except (RuntimeError, OSError) as error:  # asyncio's TimeoutError is one of the latter
-            raise DriverFault(type(error).__name__) from error
+        return pymongo.timeout(seconds), _OVERDUE_BY
 
     def hint_of(self, lookup: Lookup) -> str | None:
         """The index that a lookup names."""
@@ -112,58 +114,55 @@ class DriverHandles:
                 self.plain.full_name,
             )
 
-    def one_batch(self, cursor: Any, limit: int) -> Any:
-        """The cursor, so limited that a lookup is one round trip however many documents it finds."""
-        # Unless told otherwise the server ends a batch, and so the whole answer, after 101 documents.
-        return cursor.limit(-limit).batch_size(limit)
-
     def primary(self) -> object:
         """The address of the primary that the driver knows; costs no round trip."""
-        servers = self.database.client.topology_description.server_descriptions()
-        return next((address for address, server in servers.items() if server.is_writable), None)
+        topology = self._client.topology_description
+        if topology is not self._topology:  # the driver makes another one at each change
+            servers = topology.server_descriptions()
+            self._primary = next((address for address, server in servers.items() if server.is_writable), None)
+            self._topology = topology
+        return self._primary
 
     async def indexes(self) -> dict[str, dict[str, Any]]:
         """Each index by its name."""
         return await list_indexes(self._command, COLLECTION) or {}
 
-    async def _command(self, command: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = await self.database.command(command, read_preference=ReadPreference.PRIMARY)
-        return answer
-
-    async def open_stream(self, resume_after: str | None, *, wait: float, batch: int | None = None) -> ChangeStream:
-        """A stream of the collection's changes, from a token or from now on; ``batch`` limits the first answer."""
-        opening = self.committed.watch(
-            full_document="updateLookup",
-            # Not resume_after: that cannot go on behind a collection that was dropped and made again.
-            start_after=None if resume_after is None else {"_data": resume_after},
-            max_await_time_ms=max(1, round(wait * 1000)),
-            batch_size=batch,
+    def _command(self, command: dict[str, Any]) -> Awaitable[dict[str, Any]]:
+        answering: Awaitable[dict[str, Any]] = self.database.command(
+            command, read_preference=ReadPreference.PRIMARY, codec_options=self._codec
         )
-        stream = await opening if isinstance(opening, Awaitable) else opening
-        return ChangeStream(await stream.__aenter__(), namespace=self.plain.full_name)
+        return answering
+
+    async def open_stream(self, resume_after: str | None, *, wait: float) -> ChangeStream:
+        """A stream of the collection's changes, from a token or from now on; it has none of them yet."""
+        stage: dict[str, Any] = {"fullDocument": "updateLookup"}
+        if resume_after is not None:
+            # Not resumeAfter: that cannot go on behind a collection that was dropped and made again.
+            stage["startAfter"] = {"_data": resume_after}
+        # By the database, since Motor's collection gives no cursor before it has waited for a change.
+        cursor = await self._streaming.cursor_command(
+            {
+                "aggregate": COLLECTION,
+                "pipeline": [{"$changeStream": stage}],
+                "cursor": {"batchSize": 0},
+                "readConcern": {"level": COMMITTED},
+            },
+            codec_options=self._codec,
+            read_preference=ReadPreference.PRIMARY,
+            max_await_time_ms=max(1, round(wait * 1000)),
+        )
+        return ChangeStream(cursor, namespace=self.plain.full_name)
 
 
 class PyMongoHandles(DriverHandles):
-    """The collection of PyMongo Async, whose calls are never cancelled while they are in the driver's hands.
+    """The collection of PyMongo Async."""
 
-    Cancelled twice in quick succession there, a call leaves the lock of the driver's pool taken for good, and every
-    later call of the client waits for ever (*measured* with 4.20).
-    """
+    def time_limit(self, seconds: float) -> tuple[AbstractContextManager[None], float]:
+        """The driver's own only while no primary is known: it then says that nothing was sent.
 
-    async def carried(self, operation: Callable[[], Awaitable[Found]], *, within: float) -> Found:
-        """As `DriverHandles.carried`; a caller that is cancelled leaves at once, and the call ends by itself."""
-        task = asyncio.ensure_future(operation())
-        try:
-            await asyncio.wait({task}, timeout=within)
-            if task.done():
-                return task.result()
-        except (RuntimeError, OSError) as error:
-            raise DriverFault(type(error).__name__) from error
-        finally:
-            if not task.done():
-                task.add_done_callback(forget)
-                leave_behind(task)
-        raise DriverFault("no answer")
+        It would cost a twentieth of each call (a task, two timers), and what is given up here ends by being cancelled.
+        """
+        return super().time_limit(seconds) if self.primary() is None else _CANCELLED_AFTER
 
 
 class DoubleHandles(DriverHandles):
@@ -177,31 +176,19 @@ class DoubleHandles(DriverHandles):
         # The double's tzinfo is its own; its with_options would return a synchronous collection.
         codec: CodecOptions[Any] = CodecOptions(tz_aware=True)
         self.plain = self.database.get_collection(COLLECTION, codec_options=codec, write_concern=_MAJORITY)
-        self.settled = self.committed = self.plain
+        self._methods = Methods(self.plain, None, single_batch=False)
+
+    def requests(self, session: ClientSession | None) -> Requests:  # noqa: ARG002 - there is never one
+        """By the double's methods."""
+        return self._methods
 
     def checked_session(self, given: Any) -> None:
         """None, or a refusal."""
         if given is not None:
             raise InvalidSessionInput("client_session", "None: the in-memory double has no transactions")
 
-    async def carried(self, operation: Callable[[], Awaitable[Found]], *, within: float) -> Found:
-        """What the driver answers to one operation; given up after so many seconds, whatever the driver does.
-
-        Raises:
-            DriverFault: It did not answer, or failed in a way that is none of its errors.
-        """
-        try:
-            async with asyncio.timeout(within):
-                return await answered(operation())
-        except (RuntimeError, OSError) as error:  # asyncio's TimeoutError is one of the latter
-            raise DriverFault(type(error).__name__) from error
-
     def hint_of(self, lookup: Lookup) -> None:
         """None: the double refuses hints."""
-
-    def one_batch(self, cursor: Any, limit: int) -> Any:
-        """The cursor, limited."""
-        return cursor.limit(limit)
 
     def primary(self) -> object:
         """There is none."""
@@ -212,7 +199,7 @@ class DoubleHandles(DriverHandles):
         listed = await self.plain.index_information()
         return {name: {**spec, "name": name, "key": dict(spec["key"])} for name, spec in listed.items()}
 
-    async def open_stream(self, resume_after: str | None, *, wait: float, batch: int | None = None) -> ChangeStream:  # noqa: ARG002 - none serves
+    async def open_stream(self, resume_after: str | None, *, wait: float) -> ChangeStream:  # noqa: ARG002 - none serves
         """Refused."""
         raise WatchInterrupted("the in-memory double has no change streams", needs_replica_set=True)
 

@@ -1,7 +1,6 @@
 """A collection that tells of each write of this process, so that what a cache holds is right at once."""
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -9,8 +8,10 @@ from weakref import WeakSet
 from sessions.domain.errors import SessionRef
 from sessions.store.clients import ClientSession, Database
 from sessions.store.collection import DuplicateKey, SessionCollection, StoreCall
+from sessions.store.requests import LOCAL
 from sessions.store.updates import Filter, RawDocument
 from sessions.store.writes import Write
+from sessions.tasks import Finishing
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,19 @@ class WriteObserver(Protocol):
         """A write was acknowledged that told only of whom, or one ended without saying whether it was carried out."""
 
 
+def _doubt_of(write: Write) -> Doubt:
+    bound = write.update.get("$set", {}).get("conversation_id")
+    return Doubt([write.filter["_id"]], write.filter["user_id"], bound)
+
+
 class ObservedCall(StoreCall):
     """One call whose writes are told of; a failed write too, since it may have been carried out."""
 
     observers: "WeakSet[WriteObserver]"
 
     def _tell(self, document: RawDocument) -> None:
+        if not len(self.observers):
+            return
         # Within a caller's transaction nothing has happened before it commits; the stream tells of it then.
         if self.is_within:
             self._doubt(Doubt([document["_id"]], document["user_id"], document.get("conversation_id")))
@@ -49,32 +57,32 @@ class ObservedCall(StoreCall):
         for observer in list(self.observers):
             observer.may_have_written(doubt)
 
-    @contextmanager
-    def _doubted_if_it_fails(self, doubt: Doubt) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            # What a first try has written unseen makes the second one fail, at its guard or at the index.
-            if self.in_doubt or not isinstance(error, DuplicateKey):
-                self._doubt(doubt)
-            raise
+    def _doubt_unless_refused(self, error: BaseException, doubt: Doubt) -> None:
+        # What a first try has written unseen makes the second one fail, at its guard or at the index.
+        if self.in_doubt or not isinstance(error, DuplicateKey):
+            self._doubt(doubt)
 
     async def insert(self, document: RawDocument, *, about: SessionRef) -> None:
         """Store a new document, or raise `DuplicateKey`."""
-        with self._doubted_if_it_fails(Doubt([document["_id"]], document["user_id"], document["conversation_id"])):
+        try:
             await super().insert(document, about=about)
+        except BaseException as error:
+            doubt = Doubt([document["_id"]], document["user_id"], document["conversation_id"])
+            self._doubt_unless_refused(error, doubt)
+            raise
         self._tell(document)
 
     async def find_one_and_update(self, write: Write, *, about: SessionRef) -> RawDocument | None:
         """Carry a guarded write out; the document after it without its history, or None if the guard fails."""
-        bound = write.update.get("$set", {}).get("conversation_id")
-        doubt = Doubt([write.filter["_id"]], write.filter["user_id"], bound)
-        with self._doubted_if_it_fails(doubt):
+        try:
             stored = await super().find_one_and_update(write, about=about)
+        except BaseException as error:
+            self._doubt_unless_refused(error, _doubt_of(write))
+            raise
         if stored is not None:
             self._tell(stored)
         elif self.in_doubt:
-            self._doubt(doubt)
+            self._doubt(_doubt_of(write))
         return stored
 
     async def update_many(self, write: Write) -> int:
@@ -103,9 +111,15 @@ class ObservedCollection(SessionCollection):
         super().__init__(database, timeout=timeout)
         self.observers: WeakSet[WriteObserver] = WeakSet()
 
-    def for_one_call(self, client_session: ClientSession | None = None, *, committed: bool = False) -> ObservedCall:
+    def for_one_call(
+        self,
+        client_session: ClientSession | None = None,
+        *,
+        finishing: Finishing | None = None,
+        level: str = LOCAL,
+    ) -> ObservedCall:
         """What one call sends by; see `SessionCollection.for_one_call`."""
         session = self._handles.checked_session(client_session)
-        call = ObservedCall(self._handles, ends=self._ends(), session=session, committed=committed)
+        call = ObservedCall(self._handles, ends=self._ends(), session=session, finishing=finishing, level=level)
         call.observers = self.observers
         return call

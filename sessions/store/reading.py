@@ -5,47 +5,20 @@ Rolling deployments, imports and repairs by hand leave documents that no reposit
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
 from typing import Any, Final
 
 from cachetools import LRUCache
 from pydantic import ValidationError
 
 from sessions.domain.errors import SessionDamaged
-from sessions.domain.limits import IDENTIFIERS
 from sessions.domain.models import ActiveScheduleSessionSnapshot, Transition
+from sessions.store.stored_fields import HISTORY, ID, KINDS, LEASE, LONGEST, STATE, TEXTS_IN, read_whole
 from sessions.store.updates import RawDocument
 
 logger = logging.getLogger("sessions")
 
-_ID: Final = "_id"
-_STATE: Final = "state"
-_LEASE: Final = "lease"
-_HISTORY: Final = "history"
-_KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
-    # What BSON can hold in each field, by its path; pydantic would make the one of the other.
-    **dict.fromkeys((_ID, "conversation_id", "trigger_id", "current_preview_id", "status"), str),
-    **dict.fromkeys(("user_id", "question_number", "fencing_token", "attempts", "revision"), int),
-    **dict.fromkeys(("answered_reply_ids", _HISTORY), (list, tuple)),
-    **dict.fromkeys(("created_at", "updated_at", "state.expires_at", "lease.expires_at"), datetime),
-    **dict.fromkeys((_STATE, _LEASE), dict),
-    **dict.fromkeys(("state.pending_question", "state.failed_reason"), str),
-    **dict.fromkeys(("state.last_candidate_id", "state.last_notification_id"), str),
-    "state.missing_info": (list, tuple),
-    **dict.fromkeys(("lease.kind", "lease.operation_id", "lease.reply_id"), str),
-    "lease.attempt": int,
-}
-_LONGEST: Final[Mapping[str, int]] = {
-    _ID: IDENTIFIERS["session_id"].longest,
-    "conversation_id": IDENTIFIERS["conversation_id"].longest,
-    "trigger_id": IDENTIFIERS["trigger_id"].longest,
-    "current_preview_id": IDENTIFIERS["preview_id"].longest,
-    "lease.operation_id": IDENTIFIERS["operation_id"].longest,
-    "lease.reply_id": IDENTIFIERS["reply_id"].longest,
-}
-_TEXTS_IN: Final = frozenset({"answered_reply_ids", "state.missing_info"})
 COUNTED_OR_NESTED: Final = (
-    *("question_number", "fencing_token", "attempts", "answered_reply_ids", _HISTORY, _LEASE, _STATE),
+    *("question_number", "fencing_token", "attempts", "answered_reply_ids", HISTORY, LEASE, STATE),
 )
 """Fields that an update counts up, appends to or reaches into; the server refuses that where they are null."""
 
@@ -53,14 +26,14 @@ _told: LRUCache[object, bool] = LRUCache(10_000)
 
 
 def _is_wrong(path: str, value: object) -> bool:
-    kind = _KINDS.get(path)
+    kind = KINDS.get(path)
     if kind is None:
         return False  # a newer release's own
     if not isinstance(value, kind) or isinstance(value, bool):
         return True
     if isinstance(value, str):
-        return len(value) > _LONGEST.get(path, len(value))
-    return path in _TEXTS_IN and isinstance(value, list | tuple) and not all(isinstance(item, str) for item in value)
+        return len(value) > LONGEST.get(path, len(value))
+    return path in TEXTS_IN and isinstance(value, list | tuple) and not all(isinstance(item, str) for item in value)
 
 
 def _filled(raw: Mapping[str, Any], prefix: str, wrong: list[str]) -> dict[str, Any]:
@@ -71,9 +44,9 @@ def _filled(raw: Mapping[str, Any], prefix: str, wrong: list[str]) -> dict[str, 
 
 
 def _damaged(raw: Mapping[str, Any], fields: Iterable[str]) -> SessionDamaged:
-    session_id, user_id = raw.get(_ID), raw.get("user_id")
+    session_id, user_id = raw.get(ID), raw.get("user_id")
     return SessionDamaged(
-        session_id=None if _is_wrong(_ID, session_id) else str(session_id),
+        session_id=None if _is_wrong(ID, session_id) else str(session_id),
         user_id=None if user_id is None or _is_wrong("user_id", user_id) else int(user_id),
         fields=tuple(dict.fromkeys(fields)),
     )
@@ -85,21 +58,26 @@ def to_snapshot(raw: Mapping[str, Any]) -> ActiveScheduleSessionSnapshot:
     Raises:
         SessionDamaged: It cannot be read.
     """
+    return read_whole(raw) or _read_by_field(raw)
+
+
+def _read_by_field(raw: Mapping[str, Any]) -> ActiveScheduleSessionSnapshot:
+    """The same for every document; it takes several times as long, and knows which fields are wrong."""
     wrong: list[str] = []
     values = _filled(raw, "", wrong)
-    for name in (_STATE, _LEASE):
+    for name in (STATE, LEASE):
         if isinstance(held := values.get(name), dict):
             values[name] = _filled(held, f"{name}.", wrong)
     if wrong:
         raise _damaged(raw, wrong)
-    values["session_id"] = values.pop(_ID, None)
-    values.pop(_HISTORY, None)
+    values["session_id"] = values.pop(ID, None)
+    values.pop(HISTORY, None)
     try:
         return ActiveScheduleSessionSnapshot.model_validate(values)
     except ValidationError as error:
         # Not as its cause: its text quotes the document.
         paths = [".".join(str(part) for part in each["loc"] if isinstance(part, str)) for each in error.errors()]
-    raise _damaged(raw, [_ID if path == "session_id" else path for path in paths])
+    raise _damaged(raw, [ID if path == "session_id" else path for path in paths])
 
 
 def to_transitions(raw: Mapping[str, Any]) -> list[Transition]:
@@ -108,7 +86,7 @@ def to_transitions(raw: Mapping[str, Any]) -> list[Transition]:
     Raises:
         SessionDamaged: It cannot be read.
     """
-    entries = raw.get(_HISTORY) or []
+    entries = raw.get(HISTORY) or []
     try:
         before = [None, *(entry["to_status"] for entry in entries)]
         return [
@@ -119,7 +97,7 @@ def to_transitions(raw: Mapping[str, Any]) -> list[Transition]:
         ]
     except (ValidationError, KeyError, TypeError):
         pass  # raised outside, so that no text of the document is its context
-    raise _damaged(raw, [_HISTORY])
+    raise _damaged(raw, [HISTORY])
 
 
 def nulls_in(raw: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,32 +1,33 @@
 """Each lookup that the repository sends, as a pure function to a filter, an order and the index it names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from sessions.domain.lifecycle import ALL, INTERCEPTING, RERUNS, LeaseKind, SessionStatus
-from sessions.store.document import LATEST_INDEX, PAGE_INDEX, ROUTING_INDEX
+from sessions.store.document import LATEST_INDEX, PAGE_INDEX, REPLY_INDEX, ROUTING_INDEX
+from sessions.store.sweeps import ended_before, expire
 from sessions.store.updates import Filter, Stage
-from sessions.store.writes import ended_before, expire, values_of
+from sessions.store.writes import values_of
 
 WITHOUT_HISTORY: Final[Mapping[str, int]] = {"history": 0}
+_GOVERNS: Final = {"$in": values_of(INTERCEPTING)}
+_ANY: Final = {"$in": values_of(ALL)}
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(NamedTuple):
     """A read: what to look for, in which order, by which index."""
 
     filter: Filter
     sort: tuple[tuple[str, int], ...] = ()
     hint: str | None = None
     limit: int = 1
-    projection: Mapping[str, int] | None = field(default_factory=lambda: WITHOUT_HISTORY)
+    projection: Mapping[str, int] | None = WITHOUT_HISTORY
 
 
 def but_for(lookup: Lookup, session_ids: list[str]) -> Lookup:
     """The same without some sessions."""
-    return replace(lookup, filter={**lookup.filter, "_id": {"$nin": session_ids}}) if session_ids else lookup
+    return lookup._replace(filter={**lookup.filter, "_id": {"$nin": session_ids}}) if session_ids else lookup
 
 
 def by_id(session_id: str, user_id: int, *, with_history: bool = False) -> Lookup:
@@ -40,7 +41,7 @@ def governor(user_id: int, conversation_id: str) -> Lookup:
         {
             "user_id": user_id,
             "conversation_id": {"$eq": conversation_id, "$type": "string"},
-            "status": {"$in": values_of(INTERCEPTING)},
+            "status": _GOVERNS,
         },
         hint=ROUTING_INDEX,
     )
@@ -52,7 +53,7 @@ def governors(user_id: int, conversation_ids: list[str]) -> Lookup:
         {
             "user_id": user_id,
             "conversation_id": {"$in": conversation_ids, "$type": "string"},
-            "status": {"$in": values_of(INTERCEPTING)},
+            "status": _GOVERNS,
         },
         hint=ROUTING_INDEX,
         limit=len(conversation_ids),
@@ -62,16 +63,17 @@ def governors(user_id: int, conversation_ids: list[str]) -> Lookup:
 def latest(user_id: int, conversation_id: str) -> Lookup:
     """The session of a conversation that changed last, ended or not; all statuses are named to merge their ranges."""
     return Lookup(
-        {"conversation_id": conversation_id, "status": {"$in": values_of(ALL)}, "user_id": user_id},
+        {"conversation_id": conversation_id, "status": _ANY, "user_id": user_id},
         sort=(("updated_at", -1),),
         hint=LATEST_INDEX,
     )
 
 
 def by_reply(user_id: int, conversation_id: str, reply_id: str) -> Lookup:
-    """The session of a conversation that recorded a reply, by the same way as `latest`."""
-    newest = latest(user_id, conversation_id)
-    return replace(newest, filter={**newest.filter, "answered_reply_ids": reply_id})
+    """The session of a conversation that recorded a reply."""
+    return Lookup(
+        {"conversation_id": conversation_id, "answered_reply_ids": reply_id, "user_id": user_id}, hint=REPLY_INDEX
+    )
 
 
 def by_trigger(user_id: int, trigger_id: str) -> Lookup:
@@ -121,4 +123,4 @@ def ended(before: datetime, *, limit: int) -> Lookup:
 
 def count_by_status() -> list[Stage]:
     """How many sessions are in each status; every status is named, so that an index tells it without the documents."""
-    return [{"$match": {"status": {"$in": values_of(ALL)}}}, {"$group": {"_id": "$status", "count": {"$sum": 1}}}]
+    return [{"$match": {"status": _ANY}}, {"$group": {"_id": "$status", "count": {"$sum": 1}}}]

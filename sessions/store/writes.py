@@ -3,46 +3,38 @@
 Only the classic update operators are used: no text of a user can be read as an expression.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from functools import cache
+from typing import Final, NamedTuple
 
 from sessions.domain.inputs import UNSET
-from sessions.domain.lifecycle import (
-    ALL,
-    CALLS,
-    ENDED,
-    LEASES,
-    NOT_ENDED,
-    RERUNS,
-    CallName,
-    LeaseKind,
-    SessionStatus,
-    entered_by,
-)
-from sessions.domain.models import ActiveScheduleSessionSnapshot, Claim
+from sessions.domain.lifecycle import ALL, CALLS, LEASES, RERUNS, LeaseKind, SessionStatus, entered_by
+from sessions.domain.models import Claim
 from sessions.store.calls import Call, CreationCall, HolderCall
 from sessions.store.updates import Filter, RawDocument, Update, UpdateOperators, entry
 
 ANSWERS_KEPT: Final = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """A guarded write: it changes the document that the filter describes, or nothing."""
 
     filter: Filter
     update: UpdateOperators
-    unless_done: Filter = field(default_factory=dict)
+    unless_done: Filter | None = None
     """Joins the filter if an earlier try may have been carried out, for what the filter alone would do twice."""
 
 
-def values_of(statuses: frozenset[SessionStatus] | tuple[SessionStatus, ...]) -> list[str]:
+@cache
+def values_of(statuses: frozenset[SessionStatus] | tuple[SessionStatus, ...]) -> Sequence[str]:
     """The stored words of some statuses, in the lifecycle's order."""
-    return [status.value for status in ALL if status in statuses]
+    return tuple(status.value for status in ALL if status in statuses)
 
 
-def _status_in(statuses: frozenset[SessionStatus]) -> object:
+@cache
+def status_in(statuses: frozenset[SessionStatus]) -> object:
+    """What a filter asks of the status."""
     values = values_of(statuses)
     return values[0] if len(values) == 1 else {"$in": values}
 
@@ -50,7 +42,8 @@ def _status_in(statuses: frozenset[SessionStatus]) -> object:
 # --- conditions -----------------------------------------------------------------------------------------------
 
 
-def _owned(call: Call) -> Filter:
+def owned(call: Call) -> Filter:
+    """The session of the call, for its owner."""
     return {"_id": call.session_id, "user_id": call.user_id}
 
 
@@ -66,33 +59,34 @@ def _first_time(call: Call) -> Filter:
 def _startable(call: Call) -> Filter:
     """What every call but a holder's and a rerun's claim asks of its session."""
     revision = {} if call.expected_revision is None else {"revision": call.expected_revision}
-    return {**_owned(call), **_first_time(call), **revision, "status": _status_in(CALLS[call.name].starts_from)}
+    return {**owned(call), **_first_time(call), **revision, "status": status_in(CALLS[call.name].starts_from)}
 
 
-def _fewer_than(field: str, most: int) -> Filter:
-    # Not `$lt`: what is absent or null counts as 0.
+def fewer_than(field: str, most: int) -> Filter:
+    """A count below a number; not by `$lt`, since what is absent or null counts as 0."""
     return {field: {"$not": {"$gte": most}}}
 
 
-def _unexpired(at: datetime) -> Filter:
-    # $not rather than $gt: a session without an end has no such field.
+def unexpired(at: datetime) -> Filter:
+    """No end that has passed; `$not` rather than `$gt`, since a session without an end has no such field."""
     return {"state.expires_at": {"$not": {"$lte": at}}}
 
 
-def _lapsed(kind: LeaseKind, at: datetime) -> Filter:
+def lapsed(kind: LeaseKind, at: datetime) -> Filter:
+    """A lease that was left behind."""
     return {"lease.kind": kind.value, "lease.expires_at": {"$lte": at}}
 
 
 def _open_to_anyone(at: datetime) -> list[Filter]:
     """Conditions under which somebody other than a holder finds a session that has not ended."""
     return [
-        {"$or": [_unexpired(at), {"lease.expires_at": {"$gt": at}}]},
+        {"$or": [unexpired(at), {"lease.expires_at": {"$gt": at}}]},
         {"lease.kind": {"$ne": LeaseKind.APPLY.value}},
     ]
 
 
 def _by_holder(call: HolderCall) -> Filter:
-    conditions = {**_owned(call), **_held(call.claim), **_first_time(call)}
+    conditions = {**owned(call), **_held(call.claim), **_first_time(call)}
     # The id of the claim names another call; a rerun's is in the history too, that of an apply claim only here.
     conditions["lease.operation_id"] = {"$eq": call.claim.operation_id, "$ne": call.operation_id}
     return conditions
@@ -147,16 +141,16 @@ def _entering(call: Call, status: SessionStatus, at: datetime) -> Update:
 
 def _claim_filter(call: Call, at: datetime) -> Filter:
     conditions: Filter = {
-        **_owned(call),
-        **_unexpired(at),
+        **owned(call),
+        **unexpired(at),
         **_first_time(call),
-        **_fewer_than("attempts", call.max_attempts),
+        **fewer_than("attempts", call.max_attempts),
         "answered_reply_ids": {"$ne": call.reply_id},
     }
     rule = CALLS[call.name]
-    status = _status_in(rule.starts_from)
+    status = status_in(rule.starts_from)
     if rule.takes_over is not None:
-        taken_over = {"status": LEASES[rule.takes_over].held_in.value, **_lapsed(rule.takes_over, at)}
+        taken_over = {"status": LEASES[rule.takes_over].held_in.value, **lapsed(rule.takes_over, at)}
         conditions["$or"] = [{"status": status}, taken_over]
     else:
         conditions |= {"status": status, "lease": None}
@@ -199,9 +193,7 @@ def renew(call: HolderCall, at: datetime) -> Write:
     until = at + call.lease
     update = Update(at)
     update.renew_until(until)
-    return Write(
-        {**_owned(call), **_held(call.claim)}, update.build(), unless_done={"lease.expires_at": {"$lt": until}}
-    )
+    return Write({**owned(call), **_held(call.claim)}, update.build(), unless_done={"lease.expires_at": {"$lt": until}})
 
 
 def release(call: HolderCall, at: datetime) -> Write:
@@ -245,8 +237,8 @@ def claim_apply(call: Call, at: datetime) -> Write:
         "current_preview_id": call.preview_id,
         # A confirmation does not expire: only the first claim asks for the end.
         "$or": [
-            {"lease": None, **_unexpired(at)},
-            {**_lapsed(LeaseKind.APPLY, at), **_fewer_than("lease.attempt", call.max_attempts)},
+            {"lease": None, **unexpired(at)},
+            {**lapsed(LeaseKind.APPLY, at), **fewer_than("lease.attempt", call.max_attempts)},
         ],
     }
     return Write(conditions, update.build())
@@ -266,7 +258,7 @@ def apply(call: Call, at: datetime) -> Write:
     update = _entering(call, entered_by(call.name), at)
     conditions = {
         **_startable(call),
-        **_unexpired(at),
+        **unexpired(at),
         "current_preview_id": call.preview_id,
         "lease": None,
     }
@@ -292,8 +284,8 @@ def bind_conversation(call: Call, at: datetime) -> Write:
         **_startable(call),
         "conversation_id": None,
         # A lapsed refinement counts as its preview, but would still enter the governor index as `rerunning`.
-        "$nor": [_lapsed(LeaseKind.REFINEMENT, at)],
-        "$or": [_unexpired(at), {"lease.expires_at": {"$gt": at}}, {"lease.kind": LeaseKind.APPLY.value}],
+        "$nor": [lapsed(LeaseKind.REFINEMENT, at)],
+        "$or": [unexpired(at), {"lease.expires_at": {"$gt": at}}, {"lease.kind": LeaseKind.APPLY.value}],
     }
     return Write(conditions, update.build())
 
@@ -302,98 +294,4 @@ def record_notification(call: Call, at: datetime) -> Write:
     """Note the notification that led the user here."""
     update = Update(at)
     update.set("state.last_notification_id", call.notification_id)
-    return Write({**_owned(call), "state.last_notification_id": {"$ne": call.notification_id}}, update.build())
-
-
-# --- what has lapsed ------------------------------------------------------------------------------------------
-
-EXPIRED_REASON: Final = "nobody answered before expires_at"
-STALLED_REASON: Final = "the lease lapsed"
-
-
-def exhausted_reason(attempts: int) -> str:
-    """Why a session fails whose reruns keep dying."""
-    return f"no outcome after {attempts} attempts"
-
-
-def expire(at: datetime) -> Write:
-    """End whatever is past its ``expires_at`` with nobody at work on it."""
-    update = Update(at)
-    update.drop_lease()
-    update.enter(SessionStatus.EXPIRED, CallName.EXPIRE_DUE, reason=EXPIRED_REASON)
-    conditions = {
-        "status": _status_in(NOT_ENDED),
-        "state.expires_at": {"$lte": at},
-        "lease.kind": {"$ne": LeaseKind.APPLY.value},
-        # Not `$not: {$gt}`: that shape also passes for a lease without an end.
-        "$or": [{"lease": None}, {"lease.expires_at": {"$lte": at}}],
-    }
-    return Write(conditions, update.build())
-
-
-def put_back(kind: LeaseKind, at: datetime) -> Write:
-    """Give back what a dead worker holds."""
-    rule = LEASES[kind]
-    update = Update(at)
-    update.drop_lease()
-    update.enter(rule.given_back_to, CallName.RECOVER_STALLED, reason=STALLED_REASON)
-    return Write({"status": rule.held_in.value, **_lapsed(kind, at), **_unexpired(at)}, update.build())
-
-
-def put_back_reply(at: datetime, *, max_attempts: int) -> Write:
-    """Give a dead worker's reply back, unless it has killed too many."""
-    write = put_back(LeaseKind.REPLY, at)
-    return Write({**write.filter, **_fewer_than("attempts", max_attempts)}, write.update)
-
-
-def _fail_exhausted(at: datetime, by: CallName, *, attempts: int, operation_id: str | None = None) -> UpdateOperators:
-    reason = exhausted_reason(attempts)
-    update = Update(at)
-    update.enter(SessionStatus.FAILED, by, reason=reason, operation_id=operation_id)
-    update.drop_lease()
-    update.set("state.failed_reason", reason)
-    return update.build()
-
-
-def fail_stalled(at: datetime, *, max_attempts: int) -> Write:
-    """End the sessions whose reply has killed its workers too often."""
-    conditions = {
-        "status": LEASES[LeaseKind.REPLY].held_in.value,
-        **_lapsed(LeaseKind.REPLY, at),
-        **_unexpired(at),
-        "attempts": {"$gte": max_attempts},
-    }
-    return Write(conditions, _fail_exhausted(at, CallName.RECOVER_STALLED, attempts=max_attempts))
-
-
-def fail_exhausted_claim(call: Call, at: datetime, *, revision: int) -> Write:
-    """End the session that a claim found exhausted, guarded by the revision it was read at."""
-    update = _fail_exhausted(at, call.name, attempts=call.max_attempts, operation_id=call.operation_id)
-    return Write({**_owned(call), "revision": revision}, update)
-
-
-def narrowed(write: Write, session: ActiveScheduleSessionSnapshot) -> Write:
-    """A sweep for one session that was read: guarded by its revision."""
-    read = {"_id": session.session_id, "user_id": session.user_id, "revision": session.revision}
-    return Write({**write.filter, **read}, write.update)
-
-
-def without_nulls(*fields: str) -> Write:
-    """Remove fields that another writer left null, so that an update can count them up or reach into them."""
-    are_null = {field: {"$eq": None, "$exists": True} for field in fields}
-    return Write(are_null, {"$unset": dict.fromkeys(fields, ""), "$inc": {"revision": 1}})
-
-
-def narrowed_to(write: Write, session_ids: list[str]) -> Write:
-    """A sweep for the sessions of one batch."""
-    return Write({**write.filter, "_id": {"$in": session_ids}}, write.update)
-
-
-def ended_before(before: datetime) -> Filter:
-    """What ended before a moment."""
-    return {"status": {"$in": values_of(ENDED)}, "updated_at": {"$lt": before}}
-
-
-def purge(before: datetime, session_ids: list[str]) -> Filter:
-    """Which sessions of one batch are deleted."""
-    return {**ended_before(before), "_id": {"$in": session_ids}}
+    return Write({**owned(call), "state.last_notification_id": {"$ne": call.notification_id}}, update.build())

@@ -212,7 +212,7 @@ async def repository(
     backend: Backend, database: Database, session_clock: MovedClock
 ) -> AsyncIterator[SessionRepository]:
     """A repository over an empty database of its own, on each backend in turn, by the moved clock."""
-    if backend.is_real:  # all in one command, half the work of nine; the double would lose their partial filters
+    if backend.is_real:  # all in one command, half the work; the double would lose their partial filters
         collection: Any = database[COLLECTION]
         await collection.create_indexes(list(INDEXES))
     async with open_repository(database, create_indexes=not backend.is_real, clock=session_clock) as opened:

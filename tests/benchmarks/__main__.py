@@ -111,9 +111,12 @@ class Run:
         with _progress() as progress:
             task = progress.add_task(_title(name, driver), total=None)
             try:
-                async for row in section(self._effort, lambda: progress.advance(task)):
-                    self._report.add(name, driver, row)
-                    progress.update(task, description=f"{_title(name, driver)}, {row.name} done")
+                async with asyncio.timeout(self._effort.section_seconds):
+                    async for row in section(self._effort, lambda: progress.advance(task)):
+                        self._report.add(name, driver, row)
+                        progress.update(task, description=f"{_title(name, driver)}, {row.name} done")
+            except TimeoutError:
+                self._report.add(name, driver, Skipped("the rest", "it took too long"))
             except StoreUnavailable as error:  # a machine that is too busy for one thing may do for the next
                 self._report.add(name, driver, Skipped("the rest", f"a call was not answered in time ({error})"))
         self._told(name, driver)

@@ -108,7 +108,7 @@ async def index_build(stack: Stack, effort: Effort, advance: Advance) -> AsyncIt
     await store(database, spread(*await templates(stack)), documents, advance)
     began = monotonic()
     await apply(database)
-    yield Figure(f"{documents:,} sessions, nine indexes built", monotonic() - began, "s")
+    yield Figure(f"{documents:,} sessions, all indexes built", monotonic() - began, "s")
     filtered = (await database[COLLECTION].index_information())[ROUTING_INDEX]["partialFilterExpression"]
     await database[COLLECTION].drop_index(ROUTING_INDEX)
     await database[COLLECTION].create_index(

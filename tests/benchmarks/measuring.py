@@ -126,6 +126,9 @@ class Effort:
     index_build: int
     """Sessions over which an index is built; 0 leaves it out."""
 
+    section_seconds: float = 3_600.0
+    """A section that hangs is given up after so long."""
+
     @property
     def is_quick(self) -> bool:
         """Whether it is a glance only."""
@@ -169,6 +172,7 @@ QUICK: Final = Effort(
     follower_seconds=2.0,
     lags=50,
     index_build=0,
+    section_seconds=600.0,
 )
 
 

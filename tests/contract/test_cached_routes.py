@@ -1,7 +1,7 @@
 """The cache of routes: right at once for its own process, soon for every other, and never older than it may be."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -72,12 +72,12 @@ async def settled(router: CachedRouter, elsewhere: SessionRepository) -> None:
 @contextmanager
 def events_held(router: CachedRouter) -> Iterator[None]:
     """What the cache learns meanwhile it learns from this process's writes; the stream tells the rest afterwards."""
-    held: list[Event] = []
+    held: list[Sequence[Event]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(router._listener, "happened", held.append)
         yield
-    for event in held:
-        router._listener.happened(event)
+    for events in held:
+        router._listener.happened(events)
 
 
 # --- from memory --------------------------------------------------------------------------------------------------

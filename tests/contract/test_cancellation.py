@@ -14,7 +14,6 @@ from sessions import ApplyClaim, RerunClaim, SessionRepository, SessionStatus, o
 from sessions.domain.lifecycle import CALLS, LIFECYCLE, CallName, LeaseKind
 from sessions.repository.engine import CANCELLED_REASON
 from sessions.store.clients import connect, disconnect
-from sessions.tasks import to_the_end_or_undone
 from sessions.testing import Backend, CommandCounter, MovedClock, SessionMaker, StoredDocument
 from tests.support.fail_points import failing
 from tests.support.ready_call import ReadyCall, ready_call
@@ -264,25 +263,6 @@ async def test_an_ended_session_needs_no_giving_back(
         await repository._give_back(claim)
     assert caplog.text == ""
     assert (await repository.get(claim.session.session_id, user_id=1)).status is SessionStatus.IGNORED
-
-
-async def test_an_undoing_that_breaks_hides_no_cancellation(caplog: pytest.LogCaptureFixture) -> None:
-    """The caller sees the cancellation, and the log what went wrong."""
-
-    async def work() -> int:
-        await asyncio.sleep(0)
-        return 7
-
-    async def undo(_answer: int) -> None:
-        message = "no way back"
-        raise RuntimeError(message)
-
-    running = asyncio.ensure_future(to_the_end_or_undone(work, undo=undo))
-    await asyncio.sleep(0)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    assert "no way back" in caplog.text
 
 
 async def test_a_refusal_that_nobody_waits_for_is_silent(

@@ -112,7 +112,7 @@ async def test_a_driver_that_hangs_bounds_nobodys_time(
 
         for behaviour in (never, break_down):
             with monkeypatch.context() as patched:
-                patched.setattr(repository._collection._handles.plain, "find_one_and_update", behaviour)
+                patched.setattr(repository._collection._handles._commands, "_run", behaviour)
                 began = asyncio.get_running_loop().time()
                 with pytest.raises(StoreUnavailable) as refusal:
                     await repository.ignore(session.session_id, user_id=1)

@@ -152,6 +152,8 @@ async def test_a_damaged_document_harms_its_own_calls_only(
         for kind, damage in damages(field):
             if backend.name == "double" and kind in ("decimal", "beyond the calendar"):
                 continue  # mongomock cannot sort by one
+            if backend.is_real and field == "conversation_id" and kind.startswith("list"):
+                continue  # the server has no place for it in its index, beside the array of replies
             for name, call in CALLS.items():
                 await collection.replace_one({"_id": mine.session_id}, whole, upsert=True)
                 await collection.update_one({"_id": mine.session_id}, damage)

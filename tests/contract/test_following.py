@@ -325,7 +325,7 @@ async def test_the_driver_opens_no_stream_by_itself(repository: SessionRepositor
         database, "getMore", mode={"times": 1}, errorCode=50, errorLabels=["ResumableChangeStreamError"]
     ):
         with pytest.raises(StoreUnavailable, match="code 50"):
-            await stream.try_next()
+            await stream.next_batch()
     await stream.close()
     await until(lambda: _is(open_streams(database), 0))
 

@@ -82,7 +82,7 @@ async def test_a_hidden_governor_index_is_accepted(database: Any, session_clock:
         await opened.create(1, "first", conversation_id="c", pending_question="Which?")
 
 
-async def test_opening_with_create_indexes_makes_the_nine(database: Any, session_clock: MovedClock) -> None:
+async def test_opening_with_create_indexes_makes_them_all(database: Any, session_clock: MovedClock) -> None:
     """Tests and demos get every declared index and no other, and opening again changes nothing."""
     for _ in range(2):
         async with open_repository(database, create_indexes=True, clock=session_clock):

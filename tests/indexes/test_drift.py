@@ -68,18 +68,18 @@ async def assert_settled(database: Any, command_counter: CommandCounter) -> None
     assert not any("__bridge_" in name for name in await database[COLLECTION].index_information())
 
 
-async def test_from_nothing_to_all_nine(
+async def test_from_nothing_to_all_ten(
     database: Any, command_counter: CommandCounter, session_clock: MovedClock
 ) -> None:
-    """Plan lists nine missing, apply builds each in a command of its own, check passes, and a second run is silent."""
+    """Plan lists ten missing, apply builds each in a command of its own, check passes, and a second run is silent."""
     before = await plan(database)
     assert list(states(before)) == NAMES
     assert set(states(before).values()) == {Standing.MISSING}
-    assert len(before.steps) == 9
+    assert len(before.steps) == len(INDEXES)
     assert not before.is_as_declared
     with command_counter.counting() as counts:
         done = await apply(database)
-    assert counts["createIndexes"] == 9
+    assert counts["createIndexes"] == len(INDEXES)
     assert [step.index for step in done.steps] == [step.index for step in before.steps]
     after = await plan(database)
     assert after.steps == ()

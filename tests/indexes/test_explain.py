@@ -12,7 +12,7 @@ from indexes import NotSharded, apply, explain, shard
 from indexes.session_collection.query_shapes import SHAPES, Sample, Shape
 from indexes.session_collection.sharding import steps_for, unshardable
 from sessions import SessionRepository, SessionStatus, open_repository
-from sessions.store import reads, writes
+from sessions.store import reads, sweeps, writes
 from sessions.store.document import COLLECTION, INDEXES, LATEST_INDEX, ROUTING_INDEX, SHARD_KEY
 from sessions.store.reads import Lookup
 from sessions.store.updates import Stage
@@ -28,15 +28,15 @@ NAMES: Final = [index.document["name"] for index in INDEXES]
 
 
 def builders() -> set[Callable[..., Any]]:
-    """Every public function of `writes` and `reads` that builds what is sent, but for what narrows or is narrowed."""
+    """Every public function of the three modules that builds what is sent, but for what narrows or is narrowed."""
     found: set[Callable[..., Any]] = set()
-    for module in (writes, reads):
+    for module in (writes, sweeps, reads):
         for name, function in inspect.getmembers(module, inspect.isfunction):
             returned = inspect.signature(function).return_annotation
             builds = returned in (Write, Lookup, list[Stage]) or name == "purge"
             if builds and function.__module__ == module.__name__ and not name.startswith("_"):
                 found.add(function)
-    return found - {writes.narrowed, writes.narrowed_to, writes.claim, writes.without_nulls, reads.but_for}
+    return found - {sweeps.narrowed, sweeps.narrowed_to, writes.claim, sweeps.without_nulls, reads.but_for}
 
 
 def builders_of(shape: Shape) -> set[Callable[..., Any]]:

@@ -46,9 +46,9 @@ def test_what_is_no_list_of_documents_is_refused(wrong: Any) -> None:
 
 
 def test_an_empty_collection_gets_each_index_once() -> None:
-    """Nine are missing: nine builds, the unique one first, and nothing else."""
+    """Ten are missing: ten builds, the unique one first, and nothing else."""
     steps, after = all_steps(SESSIONS, {}, NOTHING)
-    assert [step.action for step in steps] == [Action.BUILD] * 9
+    assert [step.action for step in steps] == [Action.BUILD] * len(INDEXES)
     assert steps[0].index == ROUTING_INDEX
     assert {step.index for step in steps} == set(SESSIONS.indexes)
     assert next_step(SESSIONS, after, NOTHING) is None

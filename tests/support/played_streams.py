@@ -1,7 +1,7 @@
 """Streams that a test plays, for what reads them: their answers, and what was asked for."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -47,17 +47,19 @@ class PlayedStream:
 
     def __init__(self, token: str) -> None:
         self.token: str | None = token
-        self.answers: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
+        self.answers: asyncio.Queue[dict[str, Any] | list[dict[str, Any]] | Exception | None] = asyncio.Queue()
         self.is_closed = False
 
-    async def try_next(self) -> dict[str, Any] | None:
-        """The next of what was put in."""
+    async def next_batch(self) -> list[dict[str, Any]]:
+        """The next of what was put in: a batch, a change alone, or none."""
         answer = await self.answers.get()
         if isinstance(answer, Exception):
             raise answer
-        if answer is not None:
-            self.token = answer["_id"]["_data"]
-        return answer
+        if answer is None:
+            return []
+        batch = answer if isinstance(answer, list) else [answer]
+        self.token = batch[-1]["_id"]["_data"]
+        return batch
 
     async def close(self) -> None:
         """Noted."""
@@ -114,9 +116,9 @@ class Recorder(Follower):
         """Kept."""
         self.told.append("lost")
 
-    def happened(self, event: Event) -> None:
+    def happened(self, events: Sequence[Event]) -> None:
         """Kept."""
-        self.told.append(event.token)
+        self.told.extend(event.token for event in events)
 
     def quiet(self, since: float) -> None:  # noqa: ARG002 - the protocol's
         """Kept."""

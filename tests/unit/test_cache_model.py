@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 import pytest
 
 from sessions import ActiveScheduleSessionSnapshot, CachedRouter, Route, SessionRepository, StoreUnavailable
+from sessions.cache import entries
 from sessions.cache.entries import Key
 from sessions.changes.events import Event
 from sessions.domain.routing import route_of
@@ -365,7 +366,7 @@ class Interleavings:
             revision=op.revision or None,
             document=None if op.kind == "delete" else self.store.document(op.session_id, after=self.store.committed),
         )
-        self._in_loop(lambda: self.router._listener.happened(event))
+        self._in_loop(lambda: self.router._listener.happened([event]))
         return True
 
     # --- lookups --------------------------------------------------------------------------------------------------
@@ -484,6 +485,12 @@ def played(seed: int) -> Interleavings:
     finally:
         history.teardown()
     return history
+
+
+@pytest.fixture(autouse=True)
+def packing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two entries one is packed, as most of a full cache are."""
+    monkeypatch.setattr(entries, "_READY", 1)
 
 
 def test_no_route_is_older_than_it_may_be() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import random
 from bisect import bisect_right
 from collections.abc import AsyncIterator
+from itertools import takewhile
 from typing import Any, Final
 
 import pytest
@@ -39,21 +40,22 @@ class ServerStream:
         self._server = server
         self.token: str | None = token
 
-    async def try_next(self) -> dict[str, Any] | None:
-        """The next change behind the token; none after a moment."""
+    async def next_batch(self) -> list[dict[str, Any]]:
+        """The next changes behind the token; none after a moment."""
         for pause in (0, 0.002):
             await asyncio.sleep(pause)
             behind = bisect_right(self._server.events, self.token or "", key=lambda each: str(each["_id"]["_data"]))
-            if behind < len(self._server.events):
-                found = self._server.events[behind]
-                token = str(found["_id"]["_data"])
-                if failure := self._server.failures.get(token):
-                    raise failure
-                self.token = token
+            found = list(
+                takewhile(self._server.tells, self._server.events[behind : behind + self._server.most_at_once])
+            )
+            if found:
+                self.token = str(found[-1]["_id"]["_data"])
                 return found
+            if behind < len(self._server.events):
+                raise self._server.failures[str(self._server.events[behind]["_id"]["_data"])]
         # As a server does: it moves on when something was written, whatever it was.
         self.token = max(self.token or "", self._server.now)
-        return None
+        return []
 
     async def close(self) -> None:
         """No longer open."""
@@ -64,7 +66,8 @@ class ServerStream:
 class PlayedServer:
     """Changes in their order, streams from any of them, and how many were ever open at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_at_once: int) -> None:
+        self.most_at_once = most_at_once
         self.events: list[dict[str, Any]] = []
         self.failures: dict[str, Exception] = {}
         self.no_tokens: dict[str, Exception] = {}
@@ -77,6 +80,10 @@ class PlayedServer:
         """Where an idle stream stands: at the last change, or behind what else was written."""
         last = str(self.events[-1]["_id"]["_data"])
         return idle_token(int(last[2:18], 16) + 1) if self.has_moved else last
+
+    def tells(self, event: dict[str, Any]) -> bool:
+        """Whether it can tell of the change."""
+        return event["_id"]["_data"] not in self.failures
 
     async def confirm_primary(self) -> None:
         """Written into the log, not into the collection."""
@@ -109,10 +116,10 @@ class PlayedServer:
         return "primary"
 
 
-@pytest.fixture
-def server() -> PlayedServer:
-    """A server with a hundred changes."""
-    played = PlayedServer()
+@pytest.fixture(params=[1, 7], ids=["one by one", "in batches"])
+def server(request: pytest.FixtureRequest) -> PlayedServer:
+    """A server with a hundred changes, that tells so many of them at once."""
+    played = PlayedServer(request.param)
     played.write(*range(1, 101))
     return played
 

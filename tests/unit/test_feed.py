@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,9 +11,10 @@ import pytest_asyncio
 
 from sessions import WatchInterrupted
 from sessions.changes import feed as feeding
-from sessions.changes import streams
+from sessions.changes import streams, watch
 from sessions.changes.events import Event, to_event
 from sessions.changes.feed import Feed
+from sessions.changes.watch import Queue, Scope, Watch
 from tests.support.played_streams import PATIENCE, PlayedSource, PlayedStream, Recorder, change, lost, until
 
 
@@ -44,6 +45,66 @@ async def test_a_lost_stream_goes_on_where_it_was(feed: Feed, source: PlayedSour
     await until(lambda: len(source.streams) == 2)
     assert source.asked == [(None, 1.0), ("0001", 1.0)]
     assert recorder.told == [("joined", "0000"), "opened", "0001", "quiet", "lost", "opened"]
+
+
+async def test_a_batch_is_told_at_once_and_in_its_order(feed: Feed, source: PlayedSource) -> None:
+    """All followers have each of its changes; the next stream begins behind the last of them."""
+    recorders = [Recorder(), Recorder()]
+    for recorder in recorders:
+        await feed.follow(recorder)
+    source.streams[0].answers.put_nowait([change(number) for number in (1, 2, 3)])
+    source.streams[0].answers.put_nowait(lost())
+    await until(lambda: len(source.streams) == 2)
+    for recorder in recorders:
+        assert [told for told in recorder.told if isinstance(told, str) and told.startswith("0")] == [
+            "0001",
+            "0002",
+            "0003",
+        ]
+    assert source.asked[-1] == ("0003", 1.0)
+
+
+async def test_a_follower_that_is_full_within_a_batch_comes_back_for_the_rest(
+    feed: Feed, source: PlayedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands behind the change that filled it is not passed over: it asks for that when it has been read."""
+    monkeypatch.setattr(watch, "MOST_PENDING", 2)
+    asked: list[str | None] = []
+
+    def subscribe(token: str | None) -> Feed:
+        asked.append(token)
+        return feed
+
+    async with Watch(Queue(subscribe, Scope(), resume_after=None)) as slow:
+        await feed.follow(Recorder())
+        source.streams[0].answers.put_nowait([change(number) for number in (1, 2, 3)])
+        taken = [(await anext(slow)).token for _ in range(2)]
+        assert taken == ["0001", "0002"]
+        waiting = asyncio.create_task(anext(slow))
+        await until(lambda: len(asked) == 2)
+        assert asked[1] == "0002"
+    with pytest.raises(StopAsyncIteration):
+        await waiting
+
+
+async def test_whoever_has_left_is_told_no_more(feed: Feed, source: PlayedSource) -> None:
+    """A batch that comes in while its reader is being stopped reaches nobody, and is read again by the next stream."""
+    reading = await streams.Reading.open(source, None, wait=1.0, patience=PATIENCE)
+    told: list[streams.Batch] = []
+
+    def take(batch: streams.Batch) -> bool:
+        told.append(batch)
+        return True
+
+    reader = asyncio.create_task(reading.read(take))
+    await asyncio.sleep(0)
+    reader.cancel()
+    await asyncio.wait({reader})
+    source.streams[0].answers.put_nowait(change(1))
+    await until(source.streams[0].answers.empty)
+    await asyncio.sleep(0)
+    assert told == []
+    await reading.let_go()
 
 
 async def test_it_tries_until_a_stream_stands_again(feed: Feed, source: PlayedSource) -> None:
@@ -206,9 +267,9 @@ def test_what_is_no_revision(revision: Any) -> None:
 class FailingRecorder(Recorder):
     """Has a bug."""
 
-    def happened(self, event: Event) -> None:
+    def happened(self, events: Sequence[Event]) -> None:
         """Fails on the first change."""
-        raise ArithmeticError(event.token)
+        raise ArithmeticError(events[0].token)
 
 
 async def test_a_follower_that_fails_takes_nobody_with_it(
