@@ -17,6 +17,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from sessions import StoreUnavailable
 from sessions.console import console_for
 from sessions.mongod import find_mongod, running_mongod
 from sessions.store.clients import connect, disconnect
@@ -109,9 +110,15 @@ class Run:
     async def _rows(self, name: str, driver: str, section: Callable[[Effort, Advance], AsyncIterator[Row]]) -> None:
         with _progress() as progress:
             task = progress.add_task(_title(name, driver), total=None)
-            async for row in section(self._effort, lambda: progress.advance(task)):
-                self._report.add(name, driver, row)
-                progress.update(task, description=f"{_title(name, driver)}, {row.name} done")
+            try:
+                async with asyncio.timeout(self._effort.section_seconds):
+                    async for row in section(self._effort, lambda: progress.advance(task)):
+                        self._report.add(name, driver, row)
+                        progress.update(task, description=f"{_title(name, driver)}, {row.name} done")
+            except TimeoutError:
+                self._report.add(name, driver, Skipped("the rest", "it took too long"))
+            except StoreUnavailable as error:  # a machine that is too busy for one thing may do for the next
+                self._report.add(name, driver, Skipped("the rest", f"a call was not answered in time ({error})"))
         self._told(name, driver)
 
     def _told(self, name: str, driver: str) -> None:

@@ -104,26 +104,25 @@ async def index_build(stack: Stack, effort: Effort, advance: Advance) -> AsyncIt
         yield Skipped("a killed build of an index", "it takes a million sessions: not with --quick")
         return
     database = stack.database.client[DATABASE]
-    try:
-        await store(database, spread(*await templates(stack)), documents, advance)
+    await drop(stack.driver, stack.uri, DATABASE)
+    await store(database, spread(*await templates(stack)), documents, advance)
+    began = monotonic()
+    await apply(database)
+    yield Figure(f"{documents:,} sessions, all indexes built", monotonic() - began, "s")
+    filtered = (await database[COLLECTION].index_information())[ROUTING_INDEX]["partialFilterExpression"]
+    await database[COLLECTION].drop_index(ROUTING_INDEX)
+    await database[COLLECTION].create_index(
+        [("conversation_id", 1), ("user_id", 1)], name=ROUTING_INDEX, unique=True, partialFilterExpression=filtered
+    )
+    async with Route(database) as route:
+        yield Figure("another one killed half-way, after", await kill_half_way(stack.uri, Server(database)), "s")
         began = monotonic()
-        await apply(database)
-        yield Figure(f"{documents:,} sessions, all indexes built", monotonic() - began, "s")
-        filtered = (await database[COLLECTION].index_information())[ROUTING_INDEX]["partialFilterExpression"]
-        await database[COLLECTION].drop_index(ROUTING_INDEX)
-        await database[COLLECTION].create_index(
-            [("conversation_id", 1), ("user_id", 1)], name=ROUTING_INDEX, unique=True, partialFilterExpression=filtered
-        )
-        async with Route(database) as route:
-            yield Figure("another one killed half-way, after", await kill_half_way(stack.uri, Server(database)), "s")
-            began = monotonic()
-            again = await run_apply(stack.uri)
-            check_equal("the second run's status", 0, await again.wait())
-            yield Figure("the next run ended it within", monotonic() - began, "s")
-        yield Figure("most keys that a route examined meanwhile", max(route.keys), "")
-        check_equal("the sessions kept", documents, await database[COLLECTION].count_documents({}))
-        check_equal("whether the indexes are as declared", True, (await check(database)).is_as_declared)  # noqa: FBT003
-        leftovers = [name for name in await database[COLLECTION].index_information() if "__bridge_" in name]
-        check_equal("the bridges left", [], leftovers)
-    finally:
-        await drop(stack.driver, stack.uri, DATABASE)
+        again = await run_apply(stack.uri)
+        check_equal("the second run's status", 0, await again.wait())
+        yield Figure("the next run ended it within", monotonic() - began, "s")
+    yield Figure("most keys that a route examined meanwhile", max(route.keys), "")
+    check_equal("the sessions kept", documents, await database[COLLECTION].count_documents({}))
+    check_equal("whether the indexes are as declared", True, (await check(database)).is_as_declared)  # noqa: FBT003
+    leftovers = [name for name in await database[COLLECTION].index_information() if "__bridge_" in name]
+    check_equal("the bridges left", [], leftovers)
+    await drop(stack.driver, stack.uri, DATABASE)

@@ -121,9 +121,13 @@ class Effort:
     """Processes started."""
     followers: int
     follower_rounds: int
+    follower_seconds: float
     lags: int
     index_build: int
     """Sessions over which an index is built; 0 leaves it out."""
+
+    section_seconds: float = 3_600.0
+    """A section that hangs is given up after so long."""
 
     @property
     def is_quick(self) -> bool:
@@ -146,6 +150,7 @@ FULL: Final = Effort(
     starts=20,
     followers=100,
     follower_rounds=8,
+    follower_seconds=2.0,
     lags=500,
     index_build=1_000_000,
 )
@@ -164,8 +169,10 @@ QUICK: Final = Effort(
     starts=5,
     followers=20,
     follower_rounds=1,
+    follower_seconds=2.0,
     lags=50,
     index_build=0,
+    section_seconds=600.0,
 )
 
 
@@ -178,7 +185,7 @@ def timing_of(took: Sequence[float]) -> Timing:
 
 def parts_of(series: Sequence[float]) -> list[float]:
     """The medians of the parts of a series, each of which goes over the whole time."""
-    parts = max(1, min(PARTS, len(series) // 2))
+    parts = min(PARTS, len(series))
     return [median(series[part::parts]) for part in range(parts)]
 
 

@@ -17,7 +17,6 @@ from tests.benchmarks.stacks import DATABASE, Stack
 
 MISSED: Final = 300
 USERS: Final = 50
-FOR_SECONDS: Final = 2.0
 CALLERS: Final = 4
 BETWEEN_LOOKS: Final = 0.1
 BETWEEN_ROUTES: Final = 0.004
@@ -57,7 +56,9 @@ async def most_streams(stop: asyncio.Event, admin: Any) -> int:
     return most
 
 
-async def measured(repository: SessionRepository, admin: Any, seen: list[Change]) -> tuple[list[float], int, float]:
+async def measured(
+    repository: SessionRepository, admin: Any, seen: list[Change], *, seconds: float
+) -> tuple[list[float], int, float]:
     """Routes beside followers that have seen these changes last; the most streams, and when all had caught up."""
     stop, took = asyncio.Event(), list[float]()
     streams = asyncio.create_task(most_streams(stop, admin))
@@ -73,7 +74,7 @@ async def measured(repository: SessionRepository, admin: Any, seen: list[Change]
 
     await asyncio.gather(*(read(number) for number in range(len(watches))))
     caught_up = perf_counter() - start
-    await asyncio.sleep(max(0.0, FOR_SECONDS - caught_up))
+    await asyncio.sleep(max(0.0, seconds - caught_up))
     stop.set()
     await asyncio.gather(*routing)
     await asyncio.gather(*(watch.aclose() for watch in watches))
@@ -89,11 +90,13 @@ async def followers(stack: Stack, effort: Effort, advance: Advance) -> AsyncIter
         seen = [before[number * (MISSED - USERS) // coming_back] for number in range(coming_back)]
         alone, beside, most, caught_up = list[float](), list[float](), 0, list[float]()
         for _ in range(effort.follower_rounds):
-            alone += (await measured(stack.repository, observer.admin, []))[0]
-            took, streams, seconds = await measured(stack.repository, observer.admin, seen)
+            alone += (await measured(stack.repository, observer.admin, [], seconds=effort.follower_seconds))[0]
+            took, streams, within = await measured(
+                stack.repository, observer.admin, seen, seconds=effort.follower_seconds
+            )
             beside += took
             most = max(most, streams)
-            caught_up.append(seconds)
+            caught_up.append(within)
             advance()
     finally:
         await disconnect(observer)

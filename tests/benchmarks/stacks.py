@@ -12,6 +12,8 @@ from tests.benchmarks.bare import Recorder, plain_handle
 
 DRIVERS: Final = {"motor": "Motor", "pymongo": "PyMongo Async"}
 DATABASE: Final = "sessions_benchmark"
+# Ctrl-C on a terminal reaches the server too: what was under way does not wait for another one.
+_SELECT_WITHIN_MS: Final = 5_000
 BARE: Final = "bare driver"
 
 
@@ -52,9 +54,9 @@ async def connected(driver: str, uri: str, *, timeout: float = 5.0) -> AsyncIter
     """
     recorder = Recorder()
     async with AsyncExitStack() as exits:
-        client: Any = connect(uri, driver=driver)
+        client: Any = connect(uri, driver=driver, serverSelectionTimeoutMS=_SELECT_WITHIN_MS)
         exits.push_async_callback(disconnect, client)
-        listened: Any = connect(uri, driver=driver, listeners=[recorder])
+        listened: Any = connect(uri, driver=driver, listeners=[recorder], serverSelectionTimeoutMS=_SELECT_WITHIN_MS)
         exits.push_async_callback(disconnect, listened)
         database, listened_to = client[DATABASE], listened[DATABASE]
         opening = open_repository(database, create_indexes=True, timeout=timeout)
@@ -67,7 +69,7 @@ async def connected(driver: str, uri: str, *, timeout: float = 5.0) -> AsyncIter
 
 async def drop(driver: str, uri: str, *databases: str) -> None:
     """Remove databases."""
-    client: Any = connect(uri, driver=driver)
+    client: Any = connect(uri, driver=driver, serverSelectionTimeoutMS=_SELECT_WITHIN_MS)
     for database in databases:
         await client.drop_database(database)
     await disconnect(client)

@@ -163,7 +163,7 @@ async def measure(driver: str, uri: str, quick: bool) -> dict[str, float]:  # no
             await repository.create(1, f"t{number}", conversation_id=f"c{number}", pending_question="Which lesson?")
     async with writing(uri, database) as writer:
         for rate in RATES:
-            count = round(rate * SECONDS / fraction)
+            count = max(SESSIONS, round(rate * SECONDS / fraction))  # each session that is cached changes
             costs: dict[Any, list[float]] = {bare: [], followed: []}
             for _ in range(max(2, ROUNDS // fraction)):
                 for each, took in costs.items():

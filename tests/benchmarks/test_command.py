@@ -42,6 +42,7 @@ TINY = replace(
     ended=20,
     starts=1,
     followers=2,
+    follower_seconds=0.2,
     lags=2,
 )
 
