@@ -1,5 +1,7 @@
 """Which session governs this conversation? Durable, atomic session records on MongoDB."""
 
+from typing import TYPE_CHECKING
+
 from sessions.bridge import SessionBridge, Upkeep
 from sessions.bridge.graph import AskUser, Close, Fail, GraphResult, NotAnAnswer, ShowPreview, Turn
 from sessions.bridge.outcomes import (
@@ -61,7 +63,9 @@ from sessions.domain.models import (
 from sessions.public_names import carry_module_name
 from sessions.repository import Opening, SessionRepository, open_repository
 from sessions.store.clients import ClientSession, Database
-from sessions.store.document import ActiveScheduleSession, StoredTransition
+
+if TYPE_CHECKING:
+    from sessions.store.beanie_document import ActiveScheduleSession, StoredTransition
 
 __all__ = [
     "UNSET",
@@ -137,3 +141,14 @@ __all__ = [
 ]
 
 carry_module_name(globals())
+
+
+def __getattr__(name: str) -> object:
+    """The Beanie document with what belongs to it, imported when it is asked for: only its users need Beanie."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from sessions.store import beanie_document  # noqa: PLC0415
+
+    globals().update({name: getattr(beanie_document, name) for name in ("ActiveScheduleSession", "StoredTransition")})
+    carry_module_name(globals())
+    return globals()[name]

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from sessions import open_repository
-from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
+from sessions.store.clients import connect, default_driver, disconnect
 
 if TYPE_CHECKING:
     from sessions.store.clients import Database
@@ -74,7 +74,7 @@ def is_slow(item: pytest.Item) -> bool:
     """Whether the quick lane leaves it out; of the two drivers it keeps the one that Beanie uses here."""
     called = getattr(item, "callspec", None)  # of a parametrized test
     backend = "double" if called is None else called.params.get("backend", "double")
-    kept = ("double",) if item.nodeid.startswith(SLOW_ON_SERVERS) else ("double", DEFAULT_DRIVER)
+    kept = ("double",) if item.nodeid.startswith(SLOW_ON_SERVERS) else ("double", default_driver())
     return item.nodeid.startswith(SLOW) or backend not in kept
 
 

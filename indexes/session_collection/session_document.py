@@ -5,7 +5,8 @@ from typing import Any, Final
 
 from beanie import Document
 
-from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX, SHARD_KEY, ActiveScheduleSession
+from sessions.store.beanie_document import ActiveScheduleSession
+from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX, SHARD_KEY
 from sessions.store.index_definitions import keys_of
 from sessions.store.index_listing import why_unfit_for_sessions
 

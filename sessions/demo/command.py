@@ -24,7 +24,7 @@ from sessions.domain.errors import SessionError, StoreUnavailable
 from sessions.domain.models import Transition
 from sessions.mongod import MongodFailed, find_mongod, running_mongod
 from sessions.repository import open_repository
-from sessions.store.clients import DEFAULT_DRIVER, Client, Database, connect, connect_double, disconnect
+from sessions.store.clients import Client, Database, connect, connect_double, default_driver, disconnect
 from sessions.store.collection import SessionCollection
 
 EXIT_OK: Final = 0
@@ -137,7 +137,7 @@ async def _removed_after(client: Any, name: str) -> AsyncIterator[Database]:
 @contextlib.asynccontextmanager
 async def _a_database(name: str) -> AsyncIterator[tuple[Database, str]]:
     """A database to run on, and a sentence that says where it is."""
-    below = f"{DEFAULT_DRIVER}, Beanie {version('beanie')}"
+    below = f"{default_driver()}, Beanie {version('beanie')}"
     async with contextlib.AsyncExitStack() as stack:
         client: Any
         if given := os.environ.get("MONGODB_URI"):

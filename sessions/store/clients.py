@@ -1,9 +1,7 @@
 """Clients of whichever driver is below: Motor, PyMongo Async, or the in-memory double."""
 
 from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union
-
-import beanie
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 if TYPE_CHECKING:
     from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorClientSession, AsyncIOMotorDatabase
@@ -16,13 +14,17 @@ Database: TypeAlias = Union["AsyncIOMotorDatabase[dict[str, Any]]", "AsyncDataba
 Client: TypeAlias = Union["AsyncIOMotorClient[dict[str, Any]]", "AsyncMongoClient[dict[str, Any]]"]
 ClientSession: TypeAlias = Union["AsyncIOMotorClientSession", "AsyncClientSession"]
 
-DEFAULT_DRIVER: Final = "motor" if beanie.__version__.startswith("1.") else "pymongo"
-"""The driver that the installed Beanie line works with: Beanie 2 refuses a Motor client."""
+
+def default_driver() -> str:
+    """The driver that the installed Beanie line works with: Beanie 2 refuses a Motor client."""
+    import beanie  # noqa: PLC0415 - nothing else here needs it, and it takes its time
+
+    return "motor" if beanie.__version__.startswith("1.") else "pymongo"
 
 
-def connect(uri: str, *, driver: str = DEFAULT_DRIVER, listeners: Sequence[Any] = (), **options: Any) -> Client:
-    """A client of ``motor`` or ``pymongo``; ``options`` stand above those of the URI."""
-    if driver == "motor":
+def connect(uri: str, *, driver: str | None = None, listeners: Sequence[Any] = (), **options: Any) -> Client:
+    """A client of ``motor`` or ``pymongo``, or of `default_driver`; ``options`` stand above those of the URI."""
+    if (driver or default_driver()) == "motor":
         from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415 - Motor is an extra
 
         return AsyncIOMotorClient(uri, event_listeners=list(listeners), **options)

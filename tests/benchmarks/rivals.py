@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from pymongo import MongoClient
 
 from sessions import ActiveScheduleSession
-from sessions.store.clients import DEFAULT_DRIVER
+from sessions.store.clients import default_driver
 from sessions.store.document import COLLECTION
 from tests.benchmarks.bare import Document, check_equal, sent_by
 from tests.benchmarks.lookups import CONVERSATIONS, READER, route_hit, store_governed
@@ -106,7 +106,7 @@ Rivals = dict[str, tuple[Call, float | None]]
 
 async def _beanie(stack: Stack) -> Rivals | Skipped:
     """The class that this library ships, and a plain one that is given the hint too."""
-    if stack.driver == "motor" and stack.driver != DEFAULT_DRIVER:
+    if stack.driver == "motor" and stack.driver != default_driver():
         return Skipped("Beanie's find_one", "Beanie 2 refuses a Motor client")
     sent = await _route_command(stack)
     await init_beanie(stack.database, document_models=[ActiveScheduleSession, PlainSession], skip_indexes=True)

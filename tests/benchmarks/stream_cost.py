@@ -21,7 +21,7 @@ from pymongo import MongoClient, UpdateOne
 
 from sessions import CachedRouter, open_repository
 from sessions.mongod import find_mongod, running_mongod
-from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
+from sessions.store.clients import connect, default_driver, disconnect
 from sessions.store.document import COLLECTION
 
 SESSIONS: Final = 200
@@ -199,4 +199,4 @@ if __name__ == "__main__":
         write(*sys.argv[2:4])
     else:
         given = [each for each in sys.argv[1:] if not each.startswith("-")]
-        asyncio.run(main(given[0] if given else DEFAULT_DRIVER, quick="--quick" in sys.argv))
+        asyncio.run(main(given[0] if given else default_driver(), quick="--quick" in sys.argv))

@@ -15,7 +15,7 @@ import pytest
 
 from sessions import RerunClaim, SessionRepository, open_repository
 from sessions.mongod import _scratch, find_mongod
-from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
+from sessions.store.clients import connect, default_driver, disconnect
 from tests.support.fail_points import fail_point
 
 BOUND: Final = 30.0
@@ -85,10 +85,10 @@ async def test_what_only_the_primary_has_is_not_acknowledged() -> None:
         pytest.skip("a replica set of the test's own is needed, to hold one member back")
     async with two_members(binary) as ports, contextlib.AsyncExitStack() as stack:
         client: Any = connect(
-            f"mongodb://127.0.0.1:{ports[0]}/?replicaSet=two&retryWrites=false", driver=DEFAULT_DRIVER
+            f"mongodb://127.0.0.1:{ports[0]}/?replicaSet=two&retryWrites=false", driver=default_driver()
         )
         stack.push_async_callback(disconnect, client)
-        second: Any = connect(f"mongodb://127.0.0.1:{ports[1]}/?directConnection=true", driver=DEFAULT_DRIVER)
+        second: Any = connect(f"mongodb://127.0.0.1:{ports[1]}/?directConnection=true", driver=default_driver())
         stack.push_async_callback(disconnect, second)
         repository = await stack.enter_async_context(
             open_repository(client["sessions"], create_indexes=True, timeout=BOUND)

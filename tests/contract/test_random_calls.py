@@ -17,7 +17,7 @@ from sessions import ApplyClaim, RerunClaim, SessionError, SessionRepository, Se
 from sessions.domain.lifecycle import CALLS as CALL_RULES
 from sessions.domain.lifecycle import LIFECYCLE, CallName, LeaseKind
 from sessions.domain.models import Page, Route, derive_session_id
-from sessions.store.clients import DEFAULT_DRIVER, connect, connect_double, disconnect
+from sessions.store.clients import connect, connect_double, default_driver, disconnect
 from sessions.store.document import COLLECTION
 from sessions.testing import MovedClock
 
@@ -516,7 +516,7 @@ async def test_the_random_calls_meet_every_outcome(on_the_double: Played) -> Non
     assert refused == REFUSALS
 
 
-@pytest.mark.parametrize("driver", sorted({DEFAULT_DRIVER, "pymongo"}))
+@pytest.mark.parametrize("driver", sorted({default_driver(), "pymongo"}))
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_random_calls_come_out_alike_and_stay_legal(
     mongod_uri: str, on_the_double: Played, seed: int, driver: str

@@ -27,7 +27,7 @@ from sessions import (
     open_repository,
 )
 from sessions.mongod import Member, ReplicaSet, find_mongod, running_mongod, running_replica_set
-from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
+from sessions.store.clients import connect, default_driver, disconnect
 from sessions.store.document import COLLECTION
 
 pytestmark = pytest.mark.race
@@ -343,7 +343,7 @@ async def test_a_killed_consumer_goes_on_from_its_token(tmp_path: Path) -> None:
                     str(Path(__file__).with_name("consumer.py")),
                     uri,
                     database.name,
-                    DEFAULT_DRIVER,
+                    default_driver(),
                     str(notes),
                 )
                 environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -12,7 +12,8 @@ from indexes.bridges import bridge_of, is_enforced, is_served, target_of_bridge
 from indexes.declared import Declared, declared_by
 from indexes.errors import BadDocument
 from indexes.steps import all_steps, blocked_in, imagined, next_step, to_be_unique, undeclared_in
-from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX, ActiveScheduleSession
+from sessions.store.beanie_document import ActiveScheduleSession
+from sessions.store.document import COLLECTION, INDEXES, ROUTING_INDEX
 from sessions.store.index_definitions import compare, signature, ttl_of
 
 ID: Final[dict[str, Any]] = {"_id_": {"v": 2, "key": {"_id": 1}, "name": "_id_"}}

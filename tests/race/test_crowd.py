@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from sessions import RouteAction, SessionRepository, SessionStatus, Upkeep, open_repository
 from sessions.domain.lifecycle import LIFECYCLE
-from sessions.store.clients import DEFAULT_DRIVER, connect, disconnect
+from sessions.store.clients import connect, default_driver, disconnect
 from sessions.store.document import COLLECTION
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ async def repository(shared: "Database") -> AsyncIterator[SessionRepository]:
 
 async def _chat(uri: str, database: str, plan: list[dict[str, Any]]) -> list[list[str]]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(Path(__file__).with_name("chat.py")), uri, database, DEFAULT_DRIVER),
+        *(sys.executable, str(Path(__file__).with_name("chat.py")), uri, database, default_driver()),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=2**24,

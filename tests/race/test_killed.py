@@ -29,7 +29,7 @@ from sessions import (
     open_repository,
 )
 from sessions.domain.lifecycle import LIFECYCLE
-from sessions.store.clients import DEFAULT_DRIVER
+from sessions.store.clients import default_driver
 
 if TYPE_CHECKING:
     from sessions.store.clients import Database
@@ -66,7 +66,7 @@ class Prepared:
 async def prepared(uri: str, database: str) -> AsyncIterator[Prepared]:
     """A process that has imported everything and connected to nothing."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(Path(__file__).with_name("killed.py")), uri, database, DEFAULT_DRIVER),
+        *(sys.executable, str(Path(__file__).with_name("killed.py")), uri, database, default_driver()),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},

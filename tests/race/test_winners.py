@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from sessions import ConversationBusy, RouteAction, SessionRepository, SessionStatus, open_repository
 from sessions.domain.models import derive_session_id
-from sessions.store.clients import DEFAULT_DRIVER
+from sessions.store.clients import default_driver
 from sessions.store.document import COLLECTION
 from sessions.testing import MovedClock
 
@@ -69,7 +69,7 @@ async def _running(uri: str, database: str, *, number: int) -> AsyncIterator[Wor
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     processes = [
         await asyncio.create_subprocess_exec(
-            *(sys.executable, str(Path(__file__).with_name("worker.py")), uri, database, DEFAULT_DRIVER),
+            *(sys.executable, str(Path(__file__).with_name("worker.py")), uri, database, default_driver()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=2**20,

@@ -9,7 +9,7 @@ from bson.codec_options import CodecOptions
 from pydantic import BaseModel
 
 from sessions import ActiveScheduleSession, SessionRepository
-from sessions.store.document import WritesRefused
+from sessions.store.beanie_document import WritesRefused
 from sessions.testing import SessionMaker
 
 READS: Final = {
