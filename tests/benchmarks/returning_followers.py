@@ -4,16 +4,16 @@ Each follows one user, as `session_events` does, and has missed some of 300 chan
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from statistics import median
 from time import perf_counter
 from typing import Any, Final
 
 from sessions import Change, SessionRepository
 from sessions.store.clients import connect, disconnect
-from sessions.store.document import COLLECTION
 from tests.benchmarks.measuring import Advance, Effort, Figure, Row, compared
 from tests.benchmarks.stacks import DATABASE, Stack
+from tests.support.open_streams import open_streams
 
 MISSED: Final = 300
 USERS: Final = 50
@@ -39,29 +39,21 @@ async def routes_until(stop: asyncio.Event, repository: SessionRepository, took:
         await asyncio.sleep(BETWEEN_ROUTES)
 
 
-async def most_streams(stop: asyncio.Event, admin: Any) -> int:
+async def most_streams(stop: asyncio.Event, database: Any) -> int:
     """The most streams that the server held."""
     most = 0
-    pipeline = [
-        {"$currentOp": {"idleCursors": True, "allUsers": True}},
-        {"$match": {"ns": f"{DATABASE}.{COLLECTION}", "cursor": {"$exists": True}, "killPending": {"$ne": True}}},
-    ]
     while not stop.is_set():
-        found = admin.aggregate(pipeline)
-        cursor = await found if isinstance(found, Awaitable) else found
-        told = await cursor.to_list(None)
-        # A cursor whose read has just ended is told of twice.
-        most = max(most, len({each["cursor"]["cursorId"] for each in told}))
+        most = max(most, await open_streams(database))
         await asyncio.sleep(BETWEEN_LOOKS)
     return most
 
 
 async def measured(
-    repository: SessionRepository, admin: Any, seen: list[Change], *, seconds: float
+    repository: SessionRepository, database: Any, seen: list[Change], *, seconds: float
 ) -> tuple[list[float], int, float]:
     """Routes beside followers that have seen these changes last; the most streams, and when all had caught up."""
     stop, took = asyncio.Event(), list[float]()
-    streams = asyncio.create_task(most_streams(stop, admin))
+    streams = asyncio.create_task(most_streams(stop, database))
     routing = [asyncio.create_task(routes_until(stop, repository, took)) for _ in range(CALLERS)]
     start = perf_counter()
     watches = [repository.watch(user_id=last.snapshot.user_id, resume_after=last.token) for last in seen]
@@ -78,22 +70,24 @@ async def measured(
     stop.set()
     await asyncio.gather(*routing)
     await asyncio.gather(*(watch.aclose() for watch in watches))
-    return took, await streams, caught_up
+    most = await streams
+    while await open_streams(database):  # noqa: ASYNC110 - else those of this round are counted in the next one
+        await asyncio.sleep(BETWEEN_LOOKS)
+    return took, most, caught_up
 
 
 async def followers(stack: Stack, effort: Effort, advance: Advance) -> AsyncIterator[Row]:
     """All of it, in turns: without them, beside them."""
     coming_back = effort.followers
     observer: Any = connect(stack.uri, driver=stack.driver)
+    observed = observer[DATABASE]
     try:
         before = await missed_changes(stack.repository)
         seen = [before[number * (MISSED - USERS) // coming_back] for number in range(coming_back)]
         alone, beside, most, caught_up = list[float](), list[float](), 0, list[float]()
         for _ in range(effort.follower_rounds):
-            alone += (await measured(stack.repository, observer.admin, [], seconds=effort.follower_seconds))[0]
-            took, streams, within = await measured(
-                stack.repository, observer.admin, seen, seconds=effort.follower_seconds
-            )
+            alone += (await measured(stack.repository, observed, [], seconds=effort.follower_seconds))[0]
+            took, streams, within = await measured(stack.repository, observed, seen, seconds=effort.follower_seconds)
             beside += took
             most = max(most, streams)
             caught_up.append(within)
