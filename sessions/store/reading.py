@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from sessions.domain.errors import SessionDamaged
 from sessions.domain.models import ActiveScheduleSessionSnapshot, Transition
-from sessions.store.stored_fields import HISTORY, ID, KINDS, LEASE, LONGEST, STATE, TEXTS_IN, read_whole
+from sessions.store.stored_fields import HISTORY, ID, KINDS, LEASE, LONGEST, NULLABLE, STATE, TEXTS_IN, read_whole
 from sessions.store.updates import RawDocument
 
 logger = logging.getLogger("sessions")
@@ -37,10 +37,9 @@ def _is_wrong(path: str, value: object) -> bool:
 
 
 def _filled(raw: Mapping[str, Any], prefix: str, wrong: list[str]) -> dict[str, Any]:
-    """The fields that are not null; those that cannot be read are noted."""
-    found = {name: value for name, value in raw.items() if value is not None}
-    wrong += [prefix + name for name, value in found.items() if _is_wrong(prefix + name, value)]
-    return found
+    """The fields that are not null, or may be; those that cannot be read are noted."""
+    wrong += [prefix + name for name, value in raw.items() if value is not None and _is_wrong(prefix + name, value)]
+    return {name: value for name, value in raw.items() if value is not None or prefix + name in NULLABLE}
 
 
 def _damaged(raw: Mapping[str, Any], fields: Iterable[str]) -> SessionDamaged:

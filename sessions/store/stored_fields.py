@@ -46,7 +46,7 @@ TEXTS_IN: Final = frozenset({"answered_reply_ids", "state.missing_info"})
 # What `str.strip` takes for white space: the regular expressions' own class, and four separators.
 _SPACE: Final = r"\s\x1c-\x1f"
 _TRIMMED: Final = rf"^(?:[^{_SPACE}\x00](?:[^\x00]*[^{_SPACE}\x00])?)?$"
-_NULLABLE: Final = ("conversation_id", "current_preview_id")
+NULLABLE: Final = ("conversation_id", "current_preview_id")
 """Fields that the repository itself stores as null; a null in any other was written by others."""
 
 
@@ -98,7 +98,7 @@ def _model_schema(model: type[BaseModel], prefix: str = "") -> CoreSchema:
     for name, field in model.model_fields.items():
         path = ID if name == "session_id" else prefix + name
         schema = _schema_of(path, field)
-        if path in _NULLABLE:
+        if path in NULLABLE:
             schema = core_schema.nullable_schema(schema)
         if not field.is_required():
             schema = core_schema.with_default_schema(schema, default=field.default)
@@ -129,8 +129,4 @@ def read_whole(raw: Mapping[str, Any]) -> ActiveScheduleSessionSnapshot | None:
         return None
     if (ends is not None and not _is_cut(ends)) or (lease is not None and not _is_cut(lease.expires_at)):
         return None
-    given = session.model_fields_set
-    for name in _NULLABLE:
-        if raw.get(name) is None:
-            given.discard(name)
     return session
