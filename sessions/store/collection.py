@@ -33,7 +33,7 @@ from sessions.store.reads import Lookup
 from sessions.store.requests import LOCAL, SETTLED, Request
 from sessions.store.updates import Filter, RawDocument, Stage
 from sessions.store.writes import Write
-from sessions.tasks import Finishing, answered, leave_behind, or_undone_later, to_the_end, until_done
+from sessions.tasks import Finishing, answered, forget, leave_behind, or_undone_later, to_the_end, until_done
 
 logger = logging.getLogger("sessions")
 Found = TypeVar("Found")
@@ -180,9 +180,10 @@ class StoreCall:
         try:
             started = request.start(within)
             if self._finishing is None and self._handles.may_be_cancelled:
-                return await started
+                async with asyncio.timeout(within + grace):
+                    return await started
             return await self._waited_for(asyncio.ensure_future(started), within + grace)
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError) as error:  # asyncio's TimeoutError is one of the latter
             raise DriverFault(type(error).__name__) from error
 
     async def _waited_for(self, answering: "asyncio.Future[Any]", within: float) -> Any:
@@ -190,7 +191,9 @@ class StoreCall:
         try:
             await self._wait(answering, within)
         finally:
-            if not answering.done():
+            if answering.done():
+                forget(answering)  # a caller that is cancelled in the very turn of the answer does not look at it
+            else:
                 leave_behind(answering, until=given_up_at - steady())
         if answering.cancelled() and self._finishing is not None:
             raise DriverFault("the loop is closing")  # what came of it has to be known all the same
