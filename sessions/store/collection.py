@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import pymongo
 from pymongo import IndexModel, _csot
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError, WriteError
 
 from sessions.backoff import Backoff
 from sessions.domain.errors import SessionRef, StoreUnavailable, WriteOutcome
@@ -113,7 +113,12 @@ class StoreCall:
         return StoreCall(self._handles, ends=self._ends, finishing=self._finishing) if self.is_within else self
 
     async def send(
-        self, request: Request[Found], *, about: Callable[[], SessionRef] = SessionRef, writes: bool = False
+        self,
+        request: Request[Found],
+        *,
+        about: Callable[[], SessionRef] = SessionRef,
+        writes: bool = False,
+        many: bool = False,
     ) -> Found:
         """What is answered to a request, sent again while its error may pass and there is time.
 
@@ -121,6 +126,7 @@ class StoreCall:
             request: What to send.
             about: Makes the session for an error.
             writes: Whether it may leave a trace without an answer.
+            many: Whether it may have changed some documents before another one was refused.
 
         Raises:
             DuplicateKey: A unique index refused the write.
@@ -144,7 +150,7 @@ class StoreCall:
                 if isinstance(error, OperationFailure) and is_bad_hint(error):
                     raise HintRefused from error
                 is_refused = writes and update_is_refused(error)
-                if writes and known_of(error) is WriteOutcome.UNKNOWN:
+                if writes and (known_of(error) is WriteOutcome.UNKNOWN or (many and isinstance(error, WriteError))):
                     self.in_doubt = True
                 pauses = pauses or Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
                 pause = pauses.next()
@@ -247,11 +253,11 @@ class StoreCall:
 
     async def update_many(self, write: Write) -> int:
         """Carry a sweep out; how many documents it changed."""
-        return await self.send(self._requests.update_many(write), writes=True)
+        return await self.send(self._requests.update_many(write), writes=True, many=True)
 
     async def delete_many(self, conditions: Filter) -> int:
         """Delete; how many documents went."""
-        return await self.send(self._requests.delete_many(conditions), writes=True)
+        return await self.send(self._requests.delete_many(conditions), writes=True, many=True)
 
     async def aggregate(self, pipeline: list[Stage]) -> list[RawDocument]:
         """All documents of an aggregation."""
