@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from sessions.steady_clock import steady
 from sessions.store.change_stream import stream_lost
-from sessions.tasks import forget
+from sessions.tasks import forget, leave_behind
 
 _PRIMARY_LOOK: Final = 0.25
 _READ_ENDS_WITHIN: Final = 1.0
@@ -135,4 +135,7 @@ class Reading:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=_READ_ENDS_WITHIN)
-            forget(self._task)
+            if self._task.done():
+                forget(self._task)
+            else:
+                leave_behind(self._task)

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import pymongo
 from pymongo import IndexModel, _csot
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError, WriteError
 
 from sessions.backoff import Backoff
 from sessions.domain.errors import SessionRef, StoreUnavailable, WriteOutcome
@@ -33,7 +33,7 @@ from sessions.store.reads import Lookup
 from sessions.store.requests import LOCAL, SETTLED, Request
 from sessions.store.updates import Filter, RawDocument, Stage
 from sessions.store.writes import Write
-from sessions.tasks import Finishing, answered, leave_behind, or_undone_later, to_the_end, until_done
+from sessions.tasks import Finishing, answered, forget, leave_behind, or_undone_later, to_the_end, until_done
 
 logger = logging.getLogger("sessions")
 Found = TypeVar("Found")
@@ -113,7 +113,12 @@ class StoreCall:
         return StoreCall(self._handles, ends=self._ends, finishing=self._finishing) if self.is_within else self
 
     async def send(
-        self, request: Request[Found], *, about: Callable[[], SessionRef] = SessionRef, writes: bool = False
+        self,
+        request: Request[Found],
+        *,
+        about: Callable[[], SessionRef] = SessionRef,
+        writes: bool = False,
+        many: bool = False,
     ) -> Found:
         """What is answered to a request, sent again while its error may pass and there is time.
 
@@ -121,6 +126,7 @@ class StoreCall:
             request: What to send.
             about: Makes the session for an error.
             writes: Whether it may leave a trace without an answer.
+            many: Whether it may have changed some documents before another one was refused.
 
         Raises:
             DuplicateKey: A unique index refused the write.
@@ -144,7 +150,7 @@ class StoreCall:
                 if isinstance(error, OperationFailure) and is_bad_hint(error):
                     raise HintRefused from error
                 is_refused = writes and update_is_refused(error)
-                if writes and known_of(error) is WriteOutcome.UNKNOWN:
+                if writes and (known_of(error) is WriteOutcome.UNKNOWN or (many and isinstance(error, WriteError))):
                     self.in_doubt = True
                 pauses = pauses or Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
                 pause = pauses.next()
@@ -180,9 +186,10 @@ class StoreCall:
         try:
             started = request.start(within)
             if self._finishing is None and self._handles.may_be_cancelled:
-                return await started
+                async with asyncio.timeout(within + grace):
+                    return await started
             return await self._waited_for(asyncio.ensure_future(started), within + grace)
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError) as error:  # asyncio's TimeoutError is one of the latter
             raise DriverFault(type(error).__name__) from error
 
     async def _waited_for(self, answering: "asyncio.Future[Any]", within: float) -> Any:
@@ -190,7 +197,9 @@ class StoreCall:
         try:
             await self._wait(answering, within)
         finally:
-            if not answering.done():
+            if answering.done():
+                forget(answering)  # a caller that is cancelled in the very turn of the answer does not look at it
+            else:
                 leave_behind(answering, until=given_up_at - steady())
         if answering.cancelled() and self._finishing is not None:
             raise DriverFault("the loop is closing")  # what came of it has to be known all the same
@@ -244,11 +253,11 @@ class StoreCall:
 
     async def update_many(self, write: Write) -> int:
         """Carry a sweep out; how many documents it changed."""
-        return await self.send(self._requests.update_many(write), writes=True)
+        return await self.send(self._requests.update_many(write), writes=True, many=True)
 
     async def delete_many(self, conditions: Filter) -> int:
         """Delete; how many documents went."""
-        return await self.send(self._requests.delete_many(conditions), writes=True)
+        return await self.send(self._requests.delete_many(conditions), writes=True, many=True)
 
     async def aggregate(self, pipeline: list[Stage]) -> list[RawDocument]:
         """All documents of an aggregation."""

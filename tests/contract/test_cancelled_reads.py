@@ -1,12 +1,14 @@
 """A read that is cancelled is cancelled, whatever the driver makes of it."""
 
 import asyncio
+import gc
 import time
 from random import Random
 from typing import Any
 
 import anyio
 import pytest
+from pymongo.errors import OperationFailure
 
 from sessions import SessionRepository, StoreUnavailable, WriteOutcome, open_repository
 from sessions.testing import SessionMaker
@@ -118,4 +120,39 @@ async def test_a_driver_that_hangs_bounds_nobodys_time(
                     await repository.ignore(session.session_id, user_id=1)
                 assert asyncio.get_running_loop().time() - began < 2.0
                 assert refusal.value.outcome is WriteOutcome.UNKNOWN
+                began = asyncio.get_running_loop().time()
+                async with asyncio.timeout(PATIENCE):
+                    with pytest.raises(StoreUnavailable):
+                        await repository.get(session.session_id, user_id=1)
+                assert asyncio.get_running_loop().time() - began < 2.0
         assert await repository.get(session.session_id, user_id=1) == session
+
+
+@pytest.mark.needs("server")
+async def test_an_error_that_comes_with_a_cancellation_is_not_printed(
+    repository: SessionRepository, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop would print it, with the server's text, as one that nobody has looked at."""
+    reading: asyncio.Task[object] | None = None
+
+    def cancel(_: object) -> None:
+        assert reading is not None
+        reading.cancel()
+
+    async def fail(*_: object, **__: object) -> None:
+        await asyncio.sleep(0)
+        answering = asyncio.current_task()
+        assert answering is not None
+        if answering is reading:
+            cancel(None)  # nobody but the reader itself looks at the error
+        else:
+            answering.add_done_callback(cancel)  # behind the one that wakes the reader, and before it runs
+        raise OperationFailure("private words", 13)
+
+    monkeypatch.setattr(repository._collection._handles._commands, "_run", fail)
+    reading = asyncio.create_task(repository.route(1, "c"))
+    await asyncio.gather(reading, return_exceptions=True)
+    reading = None
+    await asyncio.sleep(0)
+    gc.collect()
+    assert caplog.text == ""

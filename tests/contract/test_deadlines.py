@@ -21,10 +21,12 @@ from sessions import (
     ShowPreview,
     StoreUnavailable,
     Turn,
+    WriteOutcome,
     open_repository,
 )
 from sessions.steady_clock import steady
 from sessions.store.collection import SessionCollection
+from sessions.store.writes import Write
 from sessions.testing import SessionMaker
 from tests.support.fail_points import failing
 
@@ -194,6 +196,22 @@ async def test_what_cannot_pass_is_said_and_not_tried_again(
         await repository.create(1, "t", preview_id="preview-1")
     assert not refusal.value.may_pass
     assert "try again later" not in str(refusal.value)
+
+
+@pytest.mark.needs("server")
+async def test_a_sweep_that_ends_on_the_way_does_not_say_that_nothing_was_written(
+    repository: SessionRepository, database: Any
+) -> None:
+    """The server keeps what it had changed when it met the document that it refuses."""
+    refused = {"status": "ignored", "trigger_id": "t2"}
+    await database.command({"collMod": "active_schedule_sessions", "validator": {"$nor": [refused]}})
+    made = [await repository.create(1, f"t{number}", pending_question="Which day?") for number in (1, 2)]
+    sweep = Write({"_id": {"$in": [session.session_id for session in made]}}, {"$set": {"status": "ignored"}})
+    with pytest.raises(StoreUnavailable) as refusal:
+        await repository._collection.for_one_call().update_many(sweep)
+    assert (await repository.get(made[0].session_id, user_id=1)).status is SessionStatus.IGNORED
+    assert refusal.value.outcome is WriteOutcome.UNKNOWN
+    assert not refusal.value.may_pass
 
 
 @pytest.mark.needs("server")

@@ -107,6 +107,32 @@ async def test_whoever_has_left_is_told_no_more(feed: Feed, source: PlayedSource
     await reading.let_go()
 
 
+async def test_a_read_that_outlasts_its_stream_ends_unseen(
+    source: PlayedSource, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A driver that takes its time over a cancellation: the loop does not print what comes of it, with its text."""
+    monkeypatch.setattr(streams, "_READ_ENDS_WITHIN", 0.0)
+
+    async def next_batch(_self: PlayedStream) -> list[dict[str, Any]]:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.sleep(0.01)
+        raise ValueError("private words")
+
+    monkeypatch.setattr(PlayedStream, "next_batch", next_batch)
+    reading = await streams.Reading.open(source, None, wait=0.0, patience=PATIENCE)
+    reader = asyncio.create_task(reading.read(lambda _: True))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    reader.cancel()
+    await asyncio.wait({reader})
+    await reading.let_go()
+    del reading, reader
+    await asyncio.sleep(0.05)
+    gc.collect()
+    assert caplog.text == ""
+
+
 async def test_it_tries_until_a_stream_stands_again(feed: Feed, source: PlayedSource) -> None:
     """After the first stream nothing that may pass ends the feed."""
     recorder = Recorder()
