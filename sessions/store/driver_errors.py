@@ -41,7 +41,7 @@ _OUTCOMES: Final[tuple[tuple[type[PyMongoError] | tuple[type[PyMongoError], ...]
 )
 # The network between a router and its shards, and a primary that goes, told by code alone: the write may have happened,
 # and the same command may succeed later.
-_TRANSIENT_CODES: Final = frozenset({6, 7, 64, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
+_TRANSIENT_CODES: Final = frozenset({6, 7, 64, 89, 91, 134, 189, 202, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 _FIELD_OF_ANOTHER_KIND: Final = frozenset({2, 14, 28})
 _UNAUTHORIZED: Final = 13
 # Of the server's text its command's name alone: the rest quotes the command.
