@@ -44,13 +44,22 @@ async def measure(driver: str, uri: str, quick: bool) -> dict[str, float]:  # no
         try:
             effort = QUICK if quick else FULL
             lags = [await _lag(repository, follower, number) for number in range(effort.lags)]
+            await _ended(follower)
         finally:
-            follower.kill()
-            await follower.wait()
+            if follower.returncode is None:
+                follower.kill()
+                await follower.wait()
     await disconnect(client)
     await drop(driver, uri, DATABASE)
     timing = timing_of(lags)
     return {"transition_lag_p50_ms": timing.p50 * 1_000, "transition_lag_p99_ms": timing.p99 * 1_000}
+
+
+async def _ended(follower: asyncio.subprocess.Process) -> None:
+    """Let it close its stream: that of a process which is killed stays with the server, beside those measured next."""
+    if follower.stdin is not None:
+        follower.stdin.close()
+    await follower.wait()
 
 
 async def _lag(repository: SessionRepository, follower: asyncio.subprocess.Process, number: int) -> float:
