@@ -169,10 +169,10 @@ def told_again(path: Path) -> Report:
 
 async def _until_stopped(asked: argparse.Namespace) -> Report:
     # SIGTERM ends it as Ctrl-C does: by a cancellation, which takes the server along.
-    running = asyncio.current_task()
+    running = asyncio.create_task(measured(asked))
     with suppress(NotImplementedError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)  # type: ignore[union-attr]
-    return await measured(asked)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    return await running
 
 
 def run(given: list[str] | None = None) -> int:
