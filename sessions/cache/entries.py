@@ -2,14 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from cachetools import LRUCache
 
-from sessions.domain.models import ActiveScheduleSessionSnapshot, Route, RouteAction
-from sessions.domain.routing import route_may_change, route_of
+from sessions.domain.models import ActiveScheduleSessionSnapshot, Route
+from sessions.domain.routing import FREE_CHAT, NEVER, route_may_change, route_of
 
 Key = tuple[int, str]
 """User and conversation."""
@@ -30,8 +30,6 @@ def key_in(document: Mapping[str, Any]) -> Key | None:
     return (user_id, conversation_id) if isinstance(conversation_id, str) else None
 
 
-_NOBODY: Final = Route(RouteAction.FREE_CHAT)
-_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _READY: Final = 1_000
 """How many entries are kept as they are served; each takes three times the memory of a packed one."""
 
@@ -63,12 +61,12 @@ class Entry:
         self.session = session
         self.sent = sent
         self.packed = packed
-        self._route = _NOBODY
-        self._since = self._until = _NEVER
+        self._route = FREE_CHAT
+        self._since = self._until = NEVER
         if session is None:
-            self.lasting: Route | None = _NOBODY
+            self.lasting: Route | None = FREE_CHAT
         elif session.lease is None and session.state.expires_at is None:
-            self.lasting = route_of(session, _NEVER)
+            self.lasting = route_of(session, NEVER)
         else:
             self.lasting = None
 

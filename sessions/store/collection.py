@@ -291,7 +291,7 @@ class SessionCollection:
             finishing: Given for a call that writes: how it is carried to its end.
             level: The read concern of its lookups.
         """
-        session = None if client_session is None else self._handles.checked_session(client_session)
+        session = self._handles.checked_session(client_session)
         return StoreCall(self._handles, ends=self._ends(), session=session, finishing=finishing, level=level)
 
     def _ends(self) -> float:

@@ -117,7 +117,7 @@ class ObservedCollection(SessionCollection):
         level: str = LOCAL,
     ) -> ObservedCall:
         """What one call sends by; see `SessionCollection.for_one_call`."""
-        session = None if client_session is None else self._handles.checked_session(client_session)
+        session = self._handles.checked_session(client_session)
         call = ObservedCall(self._handles, ends=self._ends(), session=session, finishing=finishing, level=level)
         call.observers = self.observers
         return call
