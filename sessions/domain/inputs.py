@@ -20,7 +20,7 @@ from sessions.domain.limits import (
     IntegerLimit,
     checked_moment,
 )
-from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, Question, RerunClaim
+from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, Lease, Question, RerunClaim
 
 Checked = TypeVar("Checked")
 
@@ -151,6 +151,21 @@ def async_function(argument: str, value: object) -> None:
         is_async = inspect.iscoroutinefunction(code) or code.__name__ == "<lambda>"
         if not is_async:
             raise InvalidSessionInput(argument, "an async function: define it by `async def`")
+
+
+def replaced(value: object) -> Lease | str | None:
+    """The lease of the run that a message replaces, or its ``operation_id``, or None."""
+    if value is None:
+        return None
+    named = value.operation_id if isinstance(value, Lease) else value
+    try:
+        identifier("operation_id", named)
+        if isinstance(value, Lease):
+            identifier("reply_id", value.reply_id)
+    except InvalidSessionInput as error:
+        wanted = "None, or the `lease` of a session under a rerun, or that lease's `operation_id`"
+        raise InvalidSessionInput("replaces", wanted) from error
+    return value if isinstance(value, Lease) else str(named)
 
 
 def question_named(question_id: object) -> Question | None:

@@ -55,7 +55,7 @@ LIFECYCLE: Final[Mapping[SessionStatus, StatusRule]] = {
         entered_when="a reply was claimed; the graph runs again",
         intercepts=True,
         leads_to=_ENDED_EARLY
-        # Itself only as the take-over of a lapsed reply lease.
+        # Itself only as the take-over of a lapsed reply lease, or where a newer message replaces the run.
         | {SessionStatus.WAITING_USER_REPLY, SessionStatus.READY_PREVIEW, SessionStatus.RERUNNING},
     ),
     SessionStatus.READY_PREVIEW: StatusRule(
@@ -114,12 +114,14 @@ class CallName(StrEnum):
     CLAIM_APPLY = "claim_apply"
     RENEW = "renew"
     RELEASE = "release"
+    POSTPONE = "postpone"
     ASK_AGAIN = "ask_again"
     PRESENT_PREVIEW = "present_preview"
     CLOSE_RERUN = "close_rerun"
     FAIL_RERUN = "fail_rerun"
     COMPLETE_APPLY = "complete_apply"
     FAIL_APPLY = "fail_apply"
+    INTERRUPT = "interrupt"
     APPLY = "apply"
     IGNORE = "ignore"
     FAIL = "fail"
@@ -134,7 +136,11 @@ class CallRule(NamedTuple):
     enters: SessionStatus | None = None
     takes_over: LeaseKind | None = None
     """Also starts from the status under such a lease, once the lease has lapsed."""
+    replaces: LeaseKind | None = None
+    """Also starts from the status under such a live lease, if its caller names it: a newer message."""
     is_claim: bool = False
+    gives_back: frozenset[LeaseKind] = frozenset()
+    """Gives such a live lease back from outside, to where the lease came from."""
     held: frozenset[LeaseKind] = frozenset()
     """A holder's call: the leases that it may hold; it starts from the status of the one that its claim holds."""
 
@@ -159,10 +165,14 @@ CALLS: Final[Mapping[CallName, CallRule]] = {
         starts_from=frozenset({SessionStatus.WAITING_USER_REPLY}),
         enters=SessionStatus.RERUNNING,
         takes_over=LeaseKind.REPLY,
+        replaces=LeaseKind.REPLY,
         is_claim=True,
     ),
     CallName.CLAIM_REFINEMENT: CallRule(
-        starts_from=frozenset({SessionStatus.READY_PREVIEW}), enters=SessionStatus.RERUNNING, is_claim=True
+        starts_from=frozenset({SessionStatus.READY_PREVIEW}),
+        enters=SessionStatus.RERUNNING,
+        replaces=LeaseKind.REFINEMENT,
+        is_claim=True,
     ),
     CallName.CLAIM_APPLY: CallRule(
         # Enters nothing: chat stays free, and the preview stands until it is written.
@@ -172,12 +182,14 @@ CALLS: Final[Mapping[CallName, CallRule]] = {
     ),
     CallName.RENEW: _by_holder(frozenset(LeaseKind)),
     CallName.RELEASE: _by_holder(frozenset(LeaseKind)),
+    CallName.POSTPONE: _by_holder(_APPLYING),
     CallName.ASK_AGAIN: _by_holder(RERUNS, enters=SessionStatus.WAITING_USER_REPLY),
     CallName.PRESENT_PREVIEW: _by_holder(RERUNS, enters=SessionStatus.READY_PREVIEW),
     CallName.CLOSE_RERUN: _by_holder(RERUNS, enters=SessionStatus.IGNORED),
     CallName.FAIL_RERUN: _by_holder(RERUNS, enters=SessionStatus.FAILED),
     CallName.COMPLETE_APPLY: _by_holder(_APPLYING, enters=SessionStatus.APPLIED),
     CallName.FAIL_APPLY: _by_holder(_APPLYING, enters=SessionStatus.FAILED),
+    CallName.INTERRUPT: CallRule(starts_from=frozenset(LEASES[kind].held_in for kind in RERUNS), gives_back=RERUNS),
     CallName.APPLY: CallRule(starts_from=frozenset({SessionStatus.READY_PREVIEW}), enters=SessionStatus.APPLIED),
     CallName.IGNORE: CallRule(starts_from=NOT_ENDED, enters=SessionStatus.IGNORED),
     CallName.FAIL: CallRule(starts_from=NOT_ENDED, enters=SessionStatus.FAILED),
@@ -199,8 +211,7 @@ def _disagreements() -> Iterator[str]:
     """What one of the tables says and another does not allow."""
     for name, rule in CALLS.items():
         starts = set(rule.starts_from)
-        if rule.takes_over is not None:
-            starts.add(LEASES[rule.takes_over].held_in)
+        starts |= {LEASES[kind].held_in for kind in (rule.takes_over, rule.replaces) if kind is not None}
         # A call that enters no status leaves the session in the one that it starts from.
         yield from (
             f"{name} enters {rule.enters} from {start}"

@@ -156,6 +156,8 @@ DURATIONS: Final[Mapping[str, DurationLimit]] = {
     "max_rerun": _WORK,
     "max_write_back": _WORK,
     "every": _WORK,
+    "after": _WORK,
+    "wait": DurationLimit(timedelta(0), timedelta(hours=1)),
     "heartbeat": _WORK,
     "max_staleness": DurationLimit(timedelta(milliseconds=10), timedelta(hours=1)),
 }

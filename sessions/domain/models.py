@@ -87,6 +87,9 @@ class ActiveScheduleSessionSnapshot(BaseModel):
     fencing_token: int = 0
     attempts: int = 0
     answered_reply_ids: tuple[str, ...] = ()
+    replaced_reply_ids: tuple[str, ...] = ()
+    replacements: int = 0
+    """How many of the last of these were replaced since the last recorded outcome."""
     revision: int
     created_at: UtcMoment
     updated_at: UtcMoment
@@ -100,6 +103,11 @@ class ActiveScheduleSessionSnapshot(BaseModel):
     def question(self) -> Question:
         """The question asked last, whether it still stands or not."""
         return Question(self.session_id, self._created_ms, self.question_number)
+
+    @property
+    def replaced_since_asked(self) -> tuple[str, ...]:
+        """The messages that a newer one replaced since the last outcome was recorded."""
+        return self.replaced_reply_ids[-self.replacements :] if self.replacements > 0 else ()
 
     @property
     def key_prefix(self) -> str:

@@ -7,6 +7,7 @@ from sessions.domain.lifecycle import CallName
 from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, apply_claim_of
 from sessions.repository.engine import Engine
 from sessions.store import reads, writes
+from sessions.store.calls import HolderCall
 from sessions.store.clients import ClientSession
 from sessions.store.reading import readable
 
@@ -51,6 +52,23 @@ class Applying(Engine):
         preview_id = inputs.identifier("preview_id", preview_id)
         call = self._claim_call(CallName.CLAIM_APPLY, session_id, user_id, lease, operation_id, preview_id=preview_id)
         return await self._claim(call, writes.claim_apply, apply_claim_of, client_session)
+
+    async def postpone(
+        self, claim: ApplyClaim, *, after: timedelta, client_session: ClientSession | None = None
+    ) -> ActiveScheduleSessionSnapshot:
+        """Leave a write-back that can't be done now to whoever takes it over: the confirmation stands.
+
+        Its holder does nothing more with the claim.
+
+        Args:
+            after: How long nobody else may go on with it, 1 ms to 7 days, instead of what is left of the lease.
+        """
+        call = HolderCall(
+            name=CallName.POSTPONE,
+            claim=inputs.checked_claim(CallName.POSTPONE, claim),
+            lease=inputs.duration("after", after),
+        )
+        return await self._carry_out(call, writes.postpone, client_session)
 
     async def complete_apply(
         self, claim: ApplyClaim, *, operation_id: str | None = None, client_session: ClientSession | None = None

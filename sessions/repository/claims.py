@@ -6,7 +6,7 @@ from datetime import timedelta
 from sessions.domain import inputs
 from sessions.domain.inputs import checked_claim
 from sessions.domain.lifecycle import CallName
-from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, RerunClaim, rerun_claim_of
+from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, Lease, RerunClaim, rerun_claim_of
 from sessions.repository.engine import AnyClaim, Engine
 from sessions.store import writes
 from sessions.store.calls import HolderCall
@@ -23,15 +23,19 @@ class Claims(Engine):
         user_id: int,
         reply_id: str,
         question_number: int | None = None,
+        replaces: Lease | str | None = None,
         lease: timedelta | None = None,
         operation_id: str | None = None,
         client_session: ClientSession | None = None,
     ) -> RerunClaim:
-        """Take the session for a reply, or take it over from a worker whose ``reply`` lease lapsed.
+        """Take the session for a reply, or take it over: from a worker whose lease lapsed, or from an older message.
 
         Args:
             reply_id: The message; it drives at most one recorded rerun among the last 32 of its session.
             question_number: The question that the sender saw, from 0; None if it is not known.
+            replaces: The live ``reply`` lease that the message takes over: that of the session that a route showed, or
+                only its ``operation_id``, which costs a ``find`` more. The attempts stay as they are, and the replaced
+                message counts as handled. If that run has ended meanwhile this is an ordinary claim.
 
         Returns:
             The claim; a replay gets the same one while its lease is current.
@@ -39,8 +43,8 @@ class Claims(Engine):
         Raises:
             StaleReply: Another question stands, or none.
             InvalidTransition: The session does not wait for a reply.
-            TransitionConflict: ``in_progress``, ``already_answered``, or ``attempts_exhausted``, by which the session
-                has ended as ``failed``.
+            TransitionConflict: ``in_progress``, ``already_answered`` (a replaced message too), or
+                ``attempts_exhausted``, by which the session has ended as ``failed``.
             LeaseLost: A replay whose lease is gone.
 
         Round trips:
@@ -55,7 +59,7 @@ class Claims(Engine):
             reply_id=inputs.identifier("reply_id", reply_id),
             question_number=inputs.optional_integer("question_number", question_number),
         )
-        return await self._claim(call, writes.claim_rerun, rerun_claim_of, client_session)
+        return await self._claim(call, writes.claim_rerun, rerun_claim_of, client_session, inputs.replaced(replaces))
 
     async def claim_refinement(
         self,
@@ -64,6 +68,7 @@ class Claims(Engine):
         user_id: int,
         preview_id: str,
         reply_id: str,
+        replaces: Lease | str | None = None,
         lease: timedelta | None = None,
         operation_id: str | None = None,
         client_session: ClientSession | None = None,
@@ -73,6 +78,7 @@ class Claims(Engine):
         Args:
             preview_id: The preview that the user saw.
             reply_id: The message; it drives at most one recorded rerun among the last 32 of its session.
+            replaces: The live ``refinement`` lease that the message takes over, as `claim_rerun` has it.
 
         Returns:
             The claim; a replay gets the same one while its lease is current.
@@ -81,8 +87,8 @@ class Claims(Engine):
             StalePreview: Another preview is offered, or none.
             InvalidTransition: No preview is ready.
             ConversationBusy: Another session governs the conversation.
-            TransitionConflict: ``in_progress``, ``applying``, ``already_answered``, or ``attempts_exhausted``, after
-                which the preview still stands.
+            TransitionConflict: ``in_progress``, ``applying``, ``already_answered`` (a replaced message too), or
+                ``attempts_exhausted``, after which the preview still stands.
             LeaseLost: A replay whose lease is gone.
         """
         call = self._claim_call(
@@ -94,7 +100,8 @@ class Claims(Engine):
             reply_id=inputs.identifier("reply_id", reply_id),
             preview_id=inputs.identifier("preview_id", preview_id),
         )
-        return await self._claim(call, writes.claim_refinement, rerun_claim_of, client_session)
+        replaced = inputs.replaced(replaces)
+        return await self._claim(call, writes.claim_refinement, rerun_claim_of, client_session, replaced)
 
     async def renew(self, claim: AnyClaim, *, client_session: ClientSession | None = None) -> AnyClaim:
         """Extend the lease to its length from now, even if it lapsed and nobody took it over.

@@ -1,4 +1,4 @@
-"""The endings that anybody may ask for."""
+"""What anybody may ask for, whoever works on the session: its end, or the end of the rerun."""
 
 from typing import Any
 
@@ -12,7 +12,39 @@ from sessions.store.clients import ClientSession
 
 
 class Endings(Engine):
-    """The endings that need no claim."""
+    """The calls that need no claim, and that a holder at work meets as a lost lease."""
+
+    async def interrupt(
+        self,
+        session_id: str,
+        *,
+        user_id: int,
+        reason: str = "",
+        operation_id: str | None = None,
+        client_session: ClientSession | None = None,
+    ) -> ActiveScheduleSessionSnapshot:
+        """Give a rerun back from outside: its question or its preview stands exactly as before, and it can't write.
+
+        The message that was being worked on counts as not consumed.
+
+        Args:
+            reason: For the history.
+
+        Raises:
+            InvalidTransition: No rerun is under way.
+            TransitionConflict: ``applying``: a confirmation is carried out.
+
+        Round trips:
+            Two writes and a ``find`` for a refinement.
+        """
+        call = Call(
+            name=CallName.INTERRUPT,
+            session_id=inputs.identifier("session_id", session_id),
+            user_id=inputs.integer("user_id", user_id),
+            operation_id=self._operation_id(operation_id),
+            reason=inputs.text("reason", reason),
+        )
+        return await self._carry_out(call, writes.interrupt, client_session)
 
     async def apply(
         self,

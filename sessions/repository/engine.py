@@ -21,8 +21,8 @@ from sessions.domain.errors import (
 )
 from sessions.domain.expiry import counts_as, has_expired
 from sessions.domain.lifecycle import CallName, LeaseKind, SessionStatus
-from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, RerunClaim
-from sessions.repository.refusals import Exhausted, Found, Lapsed, Raced, Refused, Replayed, explain
+from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, Lease, RerunClaim
+from sessions.repository.refusals import Exhausted, Found, Instead, Lapsed, Raced, Refused, Replayed, explain
 from sessions.store import reads, sweeps, writes
 from sessions.store.calls import Call, HolderCall
 from sessions.store.clients import ClientSession
@@ -136,9 +136,12 @@ class Engine:
         build: Build[Call],
         claim_of: Callable[[ActiveScheduleSessionSnapshot, timedelta], AnyClaim | None],
         client_session: ClientSession | None,
+        replaced: Lease | str | None = None,
     ) -> AnyClaim:
         with Finishing() as finishing:
             store = self._collection.for_one_call(client_session, finishing=finishing)
+            if replaced is not None:
+                call = replace(call, replaces=await self._lease_named(store, call, replaced))
             session = await self._try(store, call, build)
             if (claim := claim_of(session, call.lease)) is None:
                 raise LeaseLost(SessionRef.of(session, session.status))
@@ -146,6 +149,14 @@ class Engine:
             if finishing.is_cancelled and not store.is_in_transaction:
                 await self._give_back(claim)
             return claim
+
+    async def _lease_named(self, store: StoreCall, call: Call, replaced: Lease | str) -> Lease | None:
+        """The lease that a message replaces, with the message that it is held for; None if it is gone."""
+        if isinstance(replaced, Lease):
+            return replaced
+        found = await self._found(store, call, self._clock.now())
+        lease = None if found is None else found.session.lease
+        return lease if lease is not None and lease.operation_id == replaced else None
 
     async def _give_back(self, claim: Claim) -> None:
         """Release a claim whose caller was cancelled before receiving it."""
@@ -181,7 +192,7 @@ class Engine:
         raise TransitionConflict(call.about if found is None else found.about, reason=ConflictReason.RACED)
 
     async def _before_another_try(
-        self, store: StoreCall, call: AnyCall, verdict: Lapsed | Exhausted | Raced | Refused
+        self, store: StoreCall, call: AnyCall, verdict: Lapsed | Exhausted | Raced | Instead | Refused
     ) -> AnyCall:
         """Do what has to happen first, or raise the refusal; the call for the next try."""
         match verdict:
@@ -199,6 +210,8 @@ class Engine:
                 return call
             case Lapsed(found):
                 return await self._put_back_first(store, call, found)
+            case Instead(changes):
+                return replace(call, **changes)
             case Raced():
                 return call
             case _:
@@ -251,8 +264,9 @@ class Engine:
     async def _sweep_one(
         self, store: StoreCall, session: ActiveScheduleSessionSnapshot, at: datetime
     ) -> RawDocument | None:
-        """End an expired session, or put a lapsed refinement back, guarded by the revision it was read at."""
-        write = sweeps.expire(at) if has_expired(session, at) else sweeps.put_back(LeaseKind.REFINEMENT, at)
+        """End an expired session, or put a lapsed rerun back, guarded by the revision it was read at."""
+        kind = LeaseKind.REFINEMENT if session.lease is None else session.lease.kind
+        write = sweeps.expire(at) if has_expired(session, at) else sweeps.put_back(kind, at)
         return await store.find_one_and_update(
             sweeps.narrowed(write, session), about=SessionRef.of(session, counts_as(session, at))
         )

@@ -15,7 +15,7 @@ from sessions.domain.errors import (
     StaleReply,
     TransitionConflict,
 )
-from sessions.domain.expiry import counts_as, has_lapsed_lease, has_live_lease, question_standing
+from sessions.domain.expiry import counts_as, has_expired, has_lapsed_lease, has_live_lease, question_standing
 from sessions.domain.lifecycle import ALL, CALLS, LEASES, CallName, LeaseKind, SessionStatus
 from sessions.domain.limits import to_millisecond
 from sessions.domain.models import ActiveScheduleSessionSnapshot, Claim, Transition
@@ -65,7 +65,7 @@ class Replayed(NamedTuple):
 
 
 class Lapsed(NamedTuple):
-    """A lapsed refinement stands in the way: put it back, then try again."""
+    """A lapsed rerun stands in the way: put it back, then try again."""
 
     found: Found
 
@@ -87,7 +87,13 @@ class Refused(NamedTuple):
     busy_if: Found | None = None
 
 
-Verdict = Replayed | Lapsed | Exhausted | Raced | Refused
+class Instead(NamedTuple):
+    """The call has to be made in another form: what it was meant for has changed, or is of another kind."""
+
+    changes: Mapping[str, Any]
+
+
+Verdict = Replayed | Lapsed | Exhausted | Raced | Instead | Refused
 
 
 def _holds(session: ActiveScheduleSessionSnapshot, claim: Claim) -> bool:
@@ -110,17 +116,20 @@ def _replay_of_applying(call: Call, session: ActiveScheduleSessionSnapshot) -> b
     return False
 
 
-def _is_renewed(call: Call, found: Found) -> bool:
+def _is_put_off(call: Call, found: Found) -> bool:
     """Whether the lease lasts as long as its holder asks for: an earlier try was carried out."""
-    if call.name is not CallName.RENEW or not isinstance(call, HolderCall) or not _holds(found.session, call.claim):
-        return False
     lease = found.session.lease
-    return lease is not None and lease.expires_at >= to_millisecond(found.at + call.lease)
+    if not isinstance(call, HolderCall) or lease is None or not _holds(found.session, call.claim):
+        return False
+    until = to_millisecond(found.at + call.lease)
+    if call.name is CallName.POSTPONE:
+        return lease.expires_at == until
+    return call.name is CallName.RENEW and lease.expires_at >= until
 
 
 def _replay(call: Call, found: Found) -> Verdict | None:
     session = found.session
-    if _is_renewed(call, found):
+    if _is_put_off(call, found):
         return Replayed(session)
     if call.name is CallName.BIND_CONVERSATION and session.conversation_id == call.conversation_id:
         return Replayed(session)
@@ -144,7 +153,7 @@ def _replay(call: Call, found: Found) -> Verdict | None:
 
 def _stale(call: Call, found: Found) -> Iterator[SessionError]:
     session = found.session
-    if call.reply_id is not None and call.reply_id in session.answered_reply_ids:
+    if call.reply_id is not None and call.reply_id in (*session.answered_reply_ids, *session.replaced_reply_ids):
         yield TransitionConflict(found.about, reason=ConflictReason.ALREADY_ANSWERED)
     if call.preview_id is not None and call.preview_id != session.current_preview_id:
         yield StalePreview(found.about, current_preview_id=session.current_preview_id)
@@ -155,16 +164,26 @@ def _stale(call: Call, found: Found) -> Iterator[SessionError]:
             yield StaleReply(found.about, current_question_number=number)
 
 
+def _is_replaced(call: Call, found: Found) -> bool:
+    """Whether the session is under the very lease that the call's message replaces."""
+    lease, replaced = found.session.lease, call.replaces
+    if lease is None or replaced is None or not has_live_lease(found.session, found.at):
+        return False
+    is_named = (lease.kind, lease.operation_id) == (CALLS[call.name].replaces, replaced.operation_id)
+    return is_named and lease.reply_id != call.reply_id
+
+
 def _wrong_status(call: Call, found: Found) -> Iterator[SessionError]:
     rule = CALLS[call.name]
-    if rule.is_claim and has_live_lease(found.session, found.at):
+    if rule.is_claim and has_live_lease(found.session, found.at) and not _is_replaced(call, found):
         yield TransitionConflict(found.about, reason=ConflictReason.IN_PROGRESS)
     is_ending = rule.enters is not None and not rule.is_claim and not rule.by_holder
     is_applying = found.session.lease is not None and found.session.lease.kind is LeaseKind.APPLY
-    if is_applying and (is_ending or rule.is_claim) and rule.takes_over is not LeaseKind.APPLY:
+    if is_applying and (is_ending or rule.is_claim or rule.gives_back) and rule.takes_over is not LeaseKind.APPLY:
         yield TransitionConflict(found.about, reason=ConflictReason.APPLYING)
     taken_over = rule.takes_over is not None and found.status is LEASES[rule.takes_over].held_in
-    if found.status not in rule.starts_from and not taken_over and not rule.by_holder:
+    starts = found.status in rule.starts_from or taken_over or _is_replaced(call, found)
+    if not starts and not rule.by_holder:
         starts_from = tuple(start for start in ALL if start in rule.starts_from)
         yield InvalidTransition(found.about, call=call.name, starts_from=starts_from)
 
@@ -182,13 +201,26 @@ def _conflict(call: Call, found: Found) -> ConflictReason | None:
         return ConflictReason.REVISION_CHANGED
     if call.name is CallName.BIND_CONVERSATION and session.conversation_id is not None:
         return ConflictReason.ALREADY_BOUND
-    if CALLS[call.name].is_claim and _attempts(call, session) >= call.max_attempts:
+    if CALLS[call.name].is_claim and call.replaces is None and _attempts(call, session) >= call.max_attempts:
         return ConflictReason.ATTEMPTS_EXHAUSTED
     seen = {entry.operation_id for entry in found.history}
     seen.add(session.lease.operation_id if session.lease is not None else None)
     if call.operation_id is not None and call.operation_id in seen:
         return ConflictReason.OPERATION_ID_REUSED
     return None
+
+
+def _other_form(call: Call, found: Found) -> Verdict | None:
+    """What an interruption or a replacement comes to where its run is of another kind, has lapsed or has ended."""
+    lease = found.session.lease
+    if CALLS[call.name].gives_back and lease is not None and lease.kind in CALLS[call.name].gives_back:
+        if not has_live_lease(found.session, found.at):
+            # Its worker may only be slow: put back it can't renew.
+            return None if has_expired(found.session, found.at) else Lapsed(found)
+        return None if lease.kind is call.interrupts else Instead({"interrupts": lease.kind})
+    if call.replaces is None or has_live_lease(found.session, found.at):
+        return None
+    return Instead({"replaces": None})
 
 
 def explain(call: Call, found: Found | None) -> Verdict:
@@ -199,6 +231,8 @@ def explain(call: Call, found: Found | None) -> Verdict:
         return replay
     if isinstance(call, HolderCall) and not _holds(found.session, call.claim):
         return Refused(LeaseLost(found.about))
+    if (other := _other_form(call, found)) is not None:
+        return other
     refusals = (*_stale(call, found), *_wrong_status(call, found))
     if refusals:
         return Refused(refusals[0])

@@ -100,6 +100,8 @@ class ActiveScheduleSession(Document):
     fencing_token: int = 0
     attempts: int = 0
     answered_reply_ids: list[str] = Field(default_factory=list)
+    replaced_reply_ids: list[str] = Field(default_factory=list)
+    replacements: int = 0
     revision: int
     history: list[StoredTransition] = Field(default_factory=list)
     created_at: UtcMoment

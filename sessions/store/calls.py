@@ -7,8 +7,8 @@ from typing import Any
 
 from sessions.domain.errors import SessionRef
 from sessions.domain.inputs import UNSET, Unset
-from sessions.domain.lifecycle import CallName, SessionStatus
-from sessions.domain.models import Claim
+from sessions.domain.lifecycle import CallName, LeaseKind, SessionStatus
+from sessions.domain.models import Claim, Lease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,9 @@ class Call:
     preview_id: str | None = None
     question_number: int | None = None
     reply_id: str | None = None
+    replaces: Lease | None = None
+    """The lease of the run that the call's message replaces."""
+    interrupts: LeaseKind = LeaseKind.REPLY
     conversation_id: str | None = None
     notification_id: str | Unset | None = UNSET
     lease: timedelta = timedelta(0)

@@ -49,4 +49,10 @@ INDEXES: Final = (
     ),
     # Else each message that is delivered again reads every session that its conversation ever had.
     IndexModel([("conversation_id", 1), ("answered_reply_ids", 1)], name=REPLY_INDEX),
+    # An index can hold one list of the two.
+    IndexModel(
+        [("conversation_id", 1), ("replaced_reply_ids", 1)],
+        name=f"idx_{COLLECTION}_conversation_replaced",
+        partialFilterExpression={"replaced_reply_ids": {"$exists": True}},
+    ),
 )

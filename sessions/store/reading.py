@@ -18,7 +18,8 @@ from sessions.store.updates import RawDocument
 logger = logging.getLogger("sessions")
 
 COUNTED_OR_NESTED: Final = (
-    *("question_number", "fencing_token", "attempts", "answered_reply_ids", HISTORY, LEASE, STATE),
+    *("question_number", "fencing_token", "attempts", "answered_reply_ids", "replaced_reply_ids", "replacements"),
+    *(HISTORY, LEASE, STATE),
 )
 """Fields that an update counts up, appends to or reaches into; the server refuses that where they are null."""
 

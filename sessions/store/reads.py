@@ -6,12 +6,14 @@ from typing import Final, NamedTuple
 
 from sessions.domain.errors import SessionRef
 from sessions.domain.lifecycle import ALL, INTERCEPTING, RERUNS, LeaseKind, SessionStatus
-from sessions.store.document import LATEST_INDEX, PAGE_INDEX, REPLY_INDEX, ROUTING_INDEX
+from sessions.store.document import LATEST_INDEX, PAGE_INDEX, ROUTING_INDEX
 from sessions.store.sweeps import ended_before, expire
 from sessions.store.updates import Filter, Stage
 from sessions.store.writes import values_of
 
 WITHOUT_HISTORY: Final[Mapping[str, int]] = {"history": 0}
+REPLY_FIELDS: Final = ("answered_reply_ids", "replaced_reply_ids")
+"""Where a session keeps the messages that it is done with."""
 _GOVERNS: Final = {"$in": values_of(INTERCEPTING)}
 _ANY: Final = {"$in": values_of(ALL)}
 
@@ -77,10 +79,10 @@ def latest(user_id: int, conversation_id: str) -> Lookup:
 
 
 def by_reply(user_id: int, conversation_id: str, reply_id: str) -> Lookup:
-    """The session of a conversation that recorded a reply."""
-    return Lookup(
-        {"conversation_id": conversation_id, "answered_reply_ids": reply_id, "user_id": user_id}, hint=REPLY_INDEX
-    )
+    """The session of a conversation that recorded a reply, or in which a newer one replaced it."""
+    # Each alternative names the conversation, so that each has an index of its own.
+    handled = [{"conversation_id": conversation_id, field: reply_id} for field in REPLY_FIELDS]
+    return Lookup({"user_id": user_id, "$or": handled})
 
 
 def by_trigger(user_id: int, trigger_id: str) -> Lookup:

@@ -23,8 +23,8 @@ HISTORY: Final = "history"
 KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     # What BSON can hold in each field, by its path; pydantic would make the one of the other.
     **dict.fromkeys((ID, "conversation_id", "trigger_id", "current_preview_id", "status"), str),
-    **dict.fromkeys(("user_id", "question_number", "fencing_token", "attempts", "revision"), int),
-    **dict.fromkeys(("answered_reply_ids", HISTORY), (list, tuple)),
+    **dict.fromkeys(("user_id", "question_number", "fencing_token", "attempts", "replacements", "revision"), int),
+    **dict.fromkeys(("answered_reply_ids", "replaced_reply_ids", HISTORY), (list, tuple)),
     **dict.fromkeys(("created_at", "updated_at", "state.expires_at", "lease.expires_at"), datetime),
     **dict.fromkeys((STATE, LEASE), dict),
     **dict.fromkeys(("state.pending_question", "state.failed_reason"), str),
@@ -41,7 +41,7 @@ LONGEST: Final[Mapping[str, int]] = {
     "lease.operation_id": IDENTIFIERS["operation_id"].longest,
     "lease.reply_id": IDENTIFIERS["reply_id"].longest,
 }
-TEXTS_IN: Final = frozenset({"answered_reply_ids", "state.missing_info"})
+TEXTS_IN: Final = frozenset({"answered_reply_ids", "replaced_reply_ids", "state.missing_info"})
 
 # What `str.strip` takes for white space: the regular expressions' own class, and four separators.
 _SPACE: Final = r"\s\x1c-\x1f"

@@ -10,11 +10,12 @@ from typing import Final, NamedTuple
 
 from sessions.domain.inputs import UNSET
 from sessions.domain.lifecycle import ALL, CALLS, LEASES, RERUNS, LeaseKind, SessionStatus, entered_by
-from sessions.domain.models import Claim
+from sessions.domain.models import Claim, Lease
 from sessions.store.calls import Call, CreationCall, HolderCall
 from sessions.store.updates import Filter, RawDocument, Update, UpdateOperators, entry
 
-ANSWERS_KEPT: Final = 32
+REPLIES_KEPT: Final = 32
+REPLACED_REASON: Final = "replaced by a newer message"
 
 
 class Write(NamedTuple):
@@ -122,6 +123,8 @@ def new_document(call: CreationCall, at: datetime) -> RawDocument:
         "question_number": 1 if call.status is SessionStatus.WAITING_USER_REPLY else 0,
         "fencing_token": 0,
         "attempts": 0,
+        "replacements": 0,
+        # Without `replaced_reply_ids`: their index holds only sessions that have some.
         "answered_reply_ids": [],
         "revision": 1,
         "history": [entry(call.name, call.status, at, call.reason, call.operation_id)],
@@ -139,21 +142,13 @@ def _entering(call: Call, status: SessionStatus, at: datetime) -> Update:
 # --- writes by name -------------------------------------------------------------------------------------------
 
 
-def _claim_filter(call: Call, at: datetime) -> Filter:
+def _claim_filter(call: Call) -> Filter:
     conditions: Filter = {
         **owned(call),
-        **unexpired(at),
         **_first_time(call),
-        **fewer_than("attempts", call.max_attempts),
         "answered_reply_ids": {"$ne": call.reply_id},
+        "replaced_reply_ids": {"$ne": call.reply_id},
     }
-    rule = CALLS[call.name]
-    status = status_in(rule.starts_from)
-    if rule.takes_over is not None:
-        taken_over = {"status": LEASES[rule.takes_over].held_in.value, **lapsed(rule.takes_over, at)}
-        conditions["$or"] = [{"status": status}, taken_over]
-    else:
-        conditions |= {"status": status, "lease": None}
     if call.question_number is not None:
         # What is absent or null counts as 0.
         conditions["question_number"] = {"$in": [0, None]} if call.question_number == 0 else call.question_number
@@ -162,9 +157,34 @@ def _claim_filter(call: Call, at: datetime) -> Filter:
     return conditions
 
 
+def _free_for(call: Call, at: datetime) -> Filter:
+    """Nobody works on the session, or whoever did has died."""
+    rule = CALLS[call.name]
+    conditions = {**unexpired(at), **fewer_than("attempts", call.max_attempts)}
+    status = status_in(rule.starts_from)
+    if rule.takes_over is None:
+        return {**conditions, "status": status, "lease": None}
+    taken_over = {"status": LEASES[rule.takes_over].held_in.value, **lapsed(rule.takes_over, at)}
+    return {**conditions, "$or": [{"status": status}, taken_over]}
+
+
+def _held_by(replaced: Lease, call: Call, at: datetime) -> Filter:
+    """The run that is to be replaced is still under way."""
+    return {
+        "status": LEASES[replaced.kind].held_in.value,
+        "lease.kind": replaced.kind.value,
+        "lease.operation_id": {"$eq": replaced.operation_id, "$ne": call.operation_id},
+        "lease.reply_id": {"$eq": replaced.reply_id, "$ne": call.reply_id},
+        "lease.expires_at": {"$gt": at},
+    }
+
+
 def claim(call: Call, at: datetime, *, kind: LeaseKind) -> Write:
-    """Take the session for a rerun."""
-    update = _entering(call, LEASES[kind].held_in, at)
+    """Take the session for a rerun, from nobody or from an older message."""
+    replaced = call.replaces
+    update = Update(at)
+    reason = "" if replaced is None else REPLACED_REASON
+    update.enter(LEASES[kind].held_in, call.name, reason=reason, operation_id=call.operation_id)
     update.lease(
         {
             "kind": kind.value,
@@ -174,8 +194,12 @@ def claim(call: Call, at: datetime, *, kind: LeaseKind) -> Write:
         }
     )
     update.add("fencing_token", 1)
-    update.add("attempts", 1)
-    return Write(_claim_filter(call, at), update.build())
+    if replaced is None:
+        update.add("attempts", 1)
+        return Write({**_claim_filter(call), **_free_for(call, at)}, update.build())
+    update.add("replacements", 1)
+    update.append("replaced_reply_ids", replaced.reply_id, kept=REPLIES_KEPT)
+    return Write({**_claim_filter(call), **_held_by(replaced, call, at)}, update.build())
 
 
 def claim_rerun(call: Call, at: datetime) -> Write:
@@ -196,6 +220,14 @@ def renew(call: HolderCall, at: datetime) -> Write:
     return Write({**owned(call), **_held(call.claim)}, update.build(), unless_done={"lease.expires_at": {"$lt": until}})
 
 
+def postpone(call: HolderCall, at: datetime) -> Write:
+    """Let a lease lapse at another moment than it would."""
+    until = at + call.lease
+    update = Update(at)
+    update.set("lease.expires_at", until)
+    return Write({**owned(call), **_held(call.claim)}, update.build(), unless_done={"lease.expires_at": {"$ne": until}})
+
+
 def release(call: HolderCall, at: datetime) -> Write:
     """Give a lease back: the session is exactly as it was before the claim."""
     if call.claim.kind in RERUNS:
@@ -208,6 +240,16 @@ def release(call: HolderCall, at: datetime) -> Write:
     return Write(_by_holder(call), update.build())
 
 
+def interrupt(call: Call, at: datetime) -> Write:
+    """Give a live rerun back from outside: as its holder's release, and its holder can't write any more."""
+    update = _entering(call, LEASES[call.interrupts].given_back_to, at)
+    update.add("attempts", -1)
+    update.add("fencing_token", 1)
+    update.drop_lease()
+    held = {"lease.kind": call.interrupts.value, "lease.expires_at": {"$gt": at}}
+    return Write({**_startable(call), **held}, update.build())
+
+
 def outcome(call: HolderCall, at: datetime) -> Write:
     """Record what a rerun came to, and that its reply was answered."""
     status = entered_by(call.name)
@@ -217,7 +259,8 @@ def outcome(call: HolderCall, at: datetime) -> Write:
     for path, value in call.changes.items():
         update.set(path, value)
     update.set("attempts", 0)
-    update.append("answered_reply_ids", call.claim.reply_id, kept=ANSWERS_KEPT)
+    update.set("replacements", 0)
+    update.append("answered_reply_ids", call.claim.reply_id, kept=REPLIES_KEPT)
     if status is SessionStatus.WAITING_USER_REPLY:
         update.add("question_number", 1)
     return Write(_by_holder(call), update.build())
