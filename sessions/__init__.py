@@ -11,6 +11,7 @@ from sessions.bridge.outcomes import (
     Asked,
     Closed,
     Confirmed,
+    Deferred,
     Dismissed,
     FreeChat,
     Handled,
@@ -19,11 +20,14 @@ from sessions.bridge.outcomes import (
     PreviewShown,
     RerunFailed,
     Started,
+    Stopped,
     Superseded,
     TimedOut,
     action_url,
 )
 from sessions.bridge.rerun import Rerun
+from sessions.bridge.transient_failures import TryAgain
+from sessions.bridge.while_running import WhileRunning
 from sessions.bridge.write_back import WriteBack
 from sessions.cache import CachedRouter, CacheStats
 from sessions.changes import Change, Watch
@@ -88,6 +92,7 @@ __all__ = [
     "ConflictReason",
     "ConversationBusy",
     "Database",
+    "Deferred",
     "Dismissed",
     "Fail",
     "FreeChat",
@@ -123,17 +128,20 @@ __all__ = [
     "StalePreview",
     "StaleReply",
     "Started",
+    "Stopped",
     "StoreUnavailable",
     "StoredTransition",
     "Superseded",
     "TimedOut",
     "Transition",
     "TransitionConflict",
+    "TryAgain",
     "Turn",
     "Unset",
     "Upkeep",
     "Watch",
     "WatchInterrupted",
+    "WhileRunning",
     "WriteBack",
     "WriteOutcome",
     "action_url",

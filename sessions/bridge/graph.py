@@ -1,4 +1,4 @@
-"""What a graph is given, and what it answers; frozen values, none does I/O.
+"""What a graph is given, and what it answers; values that do not change, none does I/O.
 
 Limits are those of `SessionRepository`'s arguments. A ``payload`` is handed through to the outcome and never stored:
 the text or card for the user. A ``candidate_id`` or an ``expires_at`` that is left out keeps what is stored, unless the
@@ -25,12 +25,15 @@ class Turn:
         text: What the user wrote.
         message_id: The message's own id.
         attempt: Which rerun this is since the last recorded outcome, from 1.
+        replaces: Ids of the messages that this one, or one before it, replaced since the question was asked, the
+            oldest first: the user wrote them before this one, and nothing came of them.
     """
 
     session: ActiveScheduleSessionSnapshot = field(repr=False)
     text: str = field(repr=False)
     message_id: str
     attempt: int
+    replaces: tuple[str, ...] = ()
 
     @property
     def idempotency_key(self) -> str:
@@ -98,11 +101,32 @@ class Fail:
     payload: object = field(default=None, repr=False, hash=False)
 
 
-@dataclass(frozen=True, slots=True)
-class NotAnAnswer:
-    """The message is a side question or a change of topic: ordinary chat answers it, and the question stands."""
+class NotAnAnswer(Exception):
+    """The message is a side question or a change of topic: ordinary chat answers it, and the question stands.
 
-    payload: object = field(default=None, repr=False, hash=False)
+    It is returned, or raised from wherever in the graph that is found.
+    """
+
+    def __init__(self, payload: object = None) -> None:
+        super().__init__("the message is no answer")
+        self._payload = payload
+
+    @property
+    def payload(self) -> object:
+        """For the outcome."""
+        return self._payload
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NotAnAnswer) and self._payload == other._payload
+
+    def __hash__(self) -> int:
+        return hash(NotAnAnswer)
+
+    def __repr__(self) -> str:
+        return "NotAnAnswer()"
+
+    def __reduce__(self) -> tuple[type["NotAnAnswer"], tuple[object]]:
+        return type(self), (self._payload,)
 
 
 GraphResult = AskUser | ShowPreview | Close | Fail | NotAnAnswer

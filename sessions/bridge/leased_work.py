@@ -3,16 +3,17 @@
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from itertools import islice
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from sessions.backoff import Backoff
+from sessions.bridge.transient_failures import all_within
+from sessions.changes.lease_news import LeaseNews
 from sessions.domain.errors import LeaseLost, SessionError, SessionNotFound, SessionRef, StoreUnavailable, WriteOutcome
 from sessions.domain.models import Claim
-from sessions.tasks import forget, in_background, leave_behind, stopped, to_the_end
+from sessions.tasks import forget, in_background, leave_behind, stopped, to_the_end, until_set
 
 logger = logging.getLogger("sessions")
 Result = TypeVar("Result")
@@ -22,10 +23,12 @@ DEFAULT_MAX_RERUN: Final = timedelta(minutes=10)
 
 # A third of a lease passes before it is renewed, the second third is for trying, the last one for stopping the work.
 _PARTS: Final = 3
+_LISTENS_AFTER: Final = 0.25
+"""Seconds; short work is over by then, and costs no stream of changes."""
 _LONGEST_PATIENCE: Final = 3.0
 _LONGEST_PAUSE: Final = 1.0
 _LONGEST_NAME: Final = 200
-_MOST_WITHIN: Final = 20
+_MOST_TOLD: Final = 20
 
 
 class Done(NamedTuple, Generic[Result]):
@@ -58,30 +61,17 @@ def kind_of(found: object) -> str:
     return type(found).__name__[:_LONGEST_NAME]
 
 
-def _within(error: BaseException) -> Iterator[BaseException]:
-    """What stands behind an error: the members of a group, and what it was raised from."""
-    yield error
-    inner = list(error.exceptions) if isinstance(error, BaseExceptionGroup) else []
-    behind = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    for each in (*inner, *([behind] if behind is not None else [])):
-        yield from _within(each)
-
-
-def _all_within(error: BaseException) -> list[BaseException]:
-    found = {id(each): each for each in islice(_within(error), _MOST_WITHIN)}
-    return list(found.values())
-
-
 def reason_of(what: str, error: BaseException) -> str:
     """Why a session failed: the kinds of the errors, and never their texts, which may quote the user."""
-    first, *within = dict.fromkeys(map(kind_of, _all_within(error)))
+    first, *within = dict.fromkeys(map(kind_of, all_within(error, _MOST_TOLD)))
     return f"{what} raised {first} ({', '.join(within)})" if within else f"{what} raised {first}"
 
 
 def log_failure(who: str, reason: str, error: BaseException) -> None:
     """Say where it broke; the source lines hold no value, the errors' texts might."""
     told = [
-        f"{kind_of(each)}:\n{''.join(traceback.format_tb(each.__traceback__)).rstrip()}" for each in _all_within(error)
+        f"{kind_of(each)}:\n{''.join(traceback.format_tb(each.__traceback__)).rstrip()}"
+        for each in all_within(error, _MOST_TOLD)
     ]
     logger.error("%s: %s\n%s", who, reason, "\n".join(told))
 
@@ -146,31 +136,42 @@ async def _stop(task: asyncio.Task[Any], claim: Claim, renewal: asyncio.Task[Ses
 
 
 @asynccontextmanager
-async def renewed(claim: Claim, renew: Renew, *, since: float) -> AsyncIterator[asyncio.Task[SessionError]]:
-    """Renew a claim in the background for as long as the block runs.
+async def renewed(
+    claim: Claim, renew: Renew, *, news: LeaseNews, since: float
+) -> AsyncIterator[asyncio.Task[SessionError]]:
+    """Renew a claim in the background for as long as the block runs; at once where its lease may have gone.
 
     Args:
         claim: What to renew.
         renew: Renews it once.
+        news: What becomes of its lease.
         since: The loop's time just before the claim was asked for: its lease began no earlier.
 
     Yields:
         The task of the renewal. It ends with the reason why the work may not go on: `LeaseLost` or
         `SessionNotFound` if somebody else has the session, `StoreUnavailable` if the lease is about to lapse.
     """
-    renewal = in_background(_keep(claim, renew, since), f"sessions: renewal of {claim.session.session_id}")
+    renewal = in_background(_keep(claim, renew, news, since), f"sessions: renewal of {claim.session.session_id}")
     try:
         yield renewal
     finally:
         await stopped([renewal])
 
 
-async def _keep(claim: Claim, renew: Renew, since: float) -> SessionError:
+async def _keep(claim: Claim, renew: Renew, news: LeaseNews, since: float) -> SessionError:
+    part = claim.lease.total_seconds() / _PARTS
+    await asyncio.sleep(min(_LISTENS_AFTER, part))
+    with news.of(claim.session) as listener:
+        return await _keep_listening(claim, renew, listener.woken, since)
+
+
+async def _keep_listening(claim: Claim, renew: Renew, woken: asyncio.Event, since: float) -> SessionError:
     loop = asyncio.get_running_loop()
     part = claim.lease.total_seconds() / _PARTS
     pauses = Backoff(min(part / 10, _LONGEST_PAUSE))
     while True:
-        await asyncio.sleep(since + part - loop.time())
+        await until_set(woken, within=since + part - loop.time())
+        woken.clear()
         # Work that blocked the event loop has eaten the lease up: then too there is time for one try.
         gives_up = max(since + 2 * part, loop.time() + part)
         last: SessionError | None = None

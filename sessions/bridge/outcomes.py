@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Final
 from urllib.parse import quote
 
@@ -61,10 +62,16 @@ class Closed(Outcome):
     __slots__ = ()
 
 
+@dataclass(frozen=True, slots=True, repr=False)
 class Held(Outcome):
-    """Somebody works on the session: nothing was consumed; keep the message, or try the button again, later."""
+    """Somebody works on the session: nothing was consumed; keep the message, or try the button again, later.
 
-    __slots__ = ()
+    Attributes:
+        question_id: What to pass, with ``redelivered=True``, when the message is delivered to `SessionBridge.handle`
+            again, so that it cannot answer a question asked later than it was written; None for anything else.
+    """
+
+    question_id: str | None = None
 
 
 class AlreadyHandled(Outcome):
@@ -97,6 +104,26 @@ class Superseded(Outcome):
     __slots__ = ()
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Deferred(Outcome):
+    """The work cannot be done now, and nothing ended by it.
+
+    A message was not consumed: deliver it again, as after `Held`. A confirmation stands: confirm again, or leave it to
+    `Upkeep`.
+
+    Attributes:
+        after: How long to wait before that.
+    """
+
+    after: timedelta = timedelta(0)
+
+
+class Stopped(Outcome):
+    """No rerun is under way any more: the question, or the preview, stands as before; also where none was."""
+
+    __slots__ = ()
+
+
 class Applied(Outcome):
     """The confirmed preview is written; even if it had been before."""
 
@@ -116,8 +143,10 @@ class Dismissed(Outcome):
 
 
 Started = Asked | PreviewShown | Closed | AlreadyHandled
-Handled = FreeChat | Asked | PreviewShown | Closed | Held | AlreadyHandled | RerunFailed | TimedOut | Superseded
-Confirmed = Applied | ApplyFailed | Held | TimedOut | Superseded
+Handled = (
+    FreeChat | Asked | PreviewShown | Closed | Held | AlreadyHandled | RerunFailed | TimedOut | Superseded | Deferred
+)
+Confirmed = Applied | ApplyFailed | Held | TimedOut | Superseded | Deferred
 
 _NO_SEGMENT: Final = frozenset({".", ".."})
 
@@ -159,7 +188,10 @@ _BY_REASON: Final[Mapping[ConflictReason, type[Held] | type[AlreadyHandled] | ty
 }
 
 
-def outcome_of(error: SessionError) -> Held | AlreadyHandled | RerunFailed | Superseded:
+Refusal = Held | AlreadyHandled | RerunFailed | Superseded
+
+
+def outcome_of(error: SessionError) -> Refusal:
     """The outcome of a claim or an ending that was refused; what is no outcome is raised again."""
     if isinstance(error, TransitionConflict) and error.reason in _BY_REASON and error.session is not None:
         return _BY_REASON[error.reason](error.session)

@@ -22,6 +22,7 @@ from sessions.bridge.leased_work import (
 from sessions.bridge.outcomes import (
     Asked,
     Closed,
+    Deferred,
     FreeChat,
     Handled,
     PreviewShown,
@@ -31,6 +32,7 @@ from sessions.bridge.outcomes import (
     outcome_of,
 )
 from sessions.bridge.texts import storable
+from sessions.bridge.transient_failures import RetryOn, passes_after
 from sessions.domain.errors import InvalidSessionInput, LeaseLost, SessionError, SessionNotFound, TransitionConflict
 from sessions.domain.lifecycle import SessionStatus
 from sessions.domain.models import RerunClaim
@@ -48,7 +50,14 @@ NOT_AN_ANSWER = "the message was no answer"
 
 
 async def rerun_for(
-    claim: RerunClaim, text: str, *, repository: SessionRepository, rerun: Rerun, within: timedelta, since: float
+    claim: RerunClaim,
+    text: str,
+    *,
+    repository: SessionRepository,
+    rerun: Rerun,
+    within: timedelta,
+    retry_on: RetryOn,
+    since: float,
 ) -> Handled:
     """Run the graph for a claimed message and record its answer.
 
@@ -61,6 +70,7 @@ async def rerun_for(
         repository: Where the claim comes from.
         rerun: The application's graph.
         within: How long it may run.
+        retry_on: Which of its errors pass by themselves.
         since: The loop's time just before the claim was asked for.
 
     Returns:
@@ -69,12 +79,19 @@ async def rerun_for(
     Raises:
         StoreUnavailable: The lease could not be renewed, or the answer not recorded.
     """
-    turn = Turn(session=claim.session, text=text, message_id=claim.reply_id, attempt=claim.attempt)
+    turn = Turn(
+        session=claim.session,
+        text=text,
+        message_id=claim.reply_id,
+        attempt=claim.attempt,
+        replaces=claim.session.replaced_since_asked,
+    )
+    news = repository._lease_news  # noqa: SLF001 - the door that it has for the bridge
     try:
-        async with renewed(claim, lambda: repository.renew(claim), since=since) as renewal:
+        async with renewed(claim, lambda: repository.renew(claim), news=news, since=since) as renewal:
             ending = await run(lambda: rerun(turn), claim, renewal=renewal, within=within)
             # What has been done is recorded, whatever time limit its caller had for the whole.
-            return await to_the_end(_record(repository, claim, ending), inherits=False)
+            return await to_the_end(_record(repository, claim, ending, retry_on), inherits=False)
     except (LeaseLost, SessionNotFound) as lost:
         return Superseded(lost.session or claim.session)
     except (Exception, asyncio.CancelledError) as error:
@@ -84,18 +101,26 @@ async def rerun_for(
         raise
 
 
-async def _record(repository: SessionRepository, claim: RerunClaim, ending: Ending[GraphResult]) -> Handled:
+async def _record(
+    repository: SessionRepository, claim: RerunClaim, ending: Ending[GraphResult], retry_on: RetryOn
+) -> Handled:
     match ending:
         case CutOff(error):
             raise error
         case OutOfTime():
             return TimedOut(await repository.release(claim, reason=TIMED_OUT, count_attempt=True))
+        case Broken(error) if (no_answer := _no_answer_in(error)) is not None:
+            result = no_answer
         case Broken(error):
             reason = reason_of("the graph", error)
+            if (after := passes_after(error, retry_on)) is not None:
+                logger.warning("session %s: put off, since %s", claim.session.session_id, reason)
+                session = await repository.release(claim, reason=f"put off: {reason}", count_attempt=True)
+                return Deferred(session, after=after)
             log_failure(f"session {claim.session.session_id}", reason, error)
             return RerunFailed(await repository.fail_rerun(claim, reason=reason))
-        case Done(result):
-            pass
+        case Done(answer):
+            result = answer
         case _:
             assert_never(ending)
     try:
@@ -108,6 +133,13 @@ async def _record(repository: SessionRepository, claim: RerunClaim, ending: Endi
         reason = reason_of("reading the graph's answer", error)
     logger.error("session %s: %s", claim.session.session_id, reason)
     return RerunFailed(await repository.fail_rerun(claim, reason=reason))
+
+
+def _no_answer_in(error: BaseException) -> NotAnAnswer | None:
+    """What a graph that finds no answer in the message has raised, in a group of tasks too."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for each in error.exceptions if (found := _no_answer_in(each)) is not None), None)
+    return error if isinstance(error, NotAnAnswer) else None
 
 
 async def _record_answer(repository: SessionRepository, claim: RerunClaim, result: GraphResult) -> Handled:

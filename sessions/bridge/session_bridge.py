@@ -2,42 +2,36 @@
 
 import asyncio
 from datetime import timedelta
+from functools import partial
+from typing import Final
 
+from sessions.bridge.delivery import Delivery, Message, replaceable
 from sessions.bridge.first_result import creation_of, first_outcome, is_untouched, says
 from sessions.bridge.graph import AskUser, Close, ShowPreview
 from sessions.bridge.leased_work import DEFAULT_MAX_RERUN
-from sessions.bridge.outcomes import (
-    OUTCOME_OF_CALL,
-    AlreadyHandled,
-    Asked,
-    Confirmed,
-    Dismissed,
-    FreeChat,
-    Handled,
-    Held,
-    Started,
-    outcome_of,
-)
+from sessions.bridge.outcomes import AlreadyHandled, Confirmed, Dismissed, Handled, Held, Started, Stopped, outcome_of
 from sessions.bridge.rerun import Rerun, rerun_for
 from sessions.bridge.texts import printable
+from sessions.bridge.transient_failures import RetryOn, checked_retry_on
 from sessions.bridge.upkeep import DEFAULT_EVERY, Upkeep
+from sessions.bridge.while_running import WhileRunning, checked_while_running, until_free
 from sessions.bridge.write_back import WriteBack, apply_only, write_back_for
 from sessions.domain import inputs
 from sessions.domain.errors import (
+    ConflictReason,
     ConversationBusy,
     InvalidSessionInput,
     InvalidTransition,
     SessionError,
-    SessionNotFound,
     SessionRef,
-    StaleReply,
     TransitionConflict,
 )
-from sessions.domain.expiry import question_standing
-from sessions.domain.lifecycle import SessionStatus
-from sessions.domain.models import ActiveScheduleSessionSnapshot, Question, RerunClaim, RouteAction
+from sessions.domain.lifecycle import LeaseKind, SessionStatus
+from sessions.domain.models import ActiveScheduleSessionSnapshot, Lease, RerunClaim
 from sessions.repository import SessionRepository
 from sessions.store.clients import ClientSession
+
+_STOPPED: Final = "the user stopped it"
 
 
 def _checked_text(text: str) -> str:
@@ -77,6 +71,7 @@ class SessionBridge:
         write_back: WriteBack | None = None,
         max_rerun: timedelta = DEFAULT_MAX_RERUN,
         max_write_back: timedelta | None = None,
+        retry_on: RetryOn = (),
     ) -> None:
         """Put the service above a repository.
 
@@ -89,11 +84,15 @@ class SessionBridge:
                 nothing to write.
             max_rerun: How long one run may take, 1 ms to 7 days.
             max_write_back: How long one write-back may take, 1 ms to 7 days; None for ``max_rerun``.
+            retry_on: Exceptions of ``rerun`` or ``write_back`` that pass by themselves, such as ``(ConnectionError,)``,
+                wherever they stand within a group or behind another one: they come to `Deferred`, as `TryAgain` does.
         """
         inputs.async_function("rerun", rerun)
         if write_back is not None:
             inputs.async_function("write_back", write_back)
+        self._retry_on = checked_retry_on(retry_on)
         self._repository = repository
+        self._news = repository._lease_news  # noqa: SLF001 - the door that it has for the bridge
         self._rerun = rerun
         self._write_back = write_back
         self._max_rerun = inputs.duration("max_rerun", max_rerun)
@@ -107,7 +106,13 @@ class SessionBridge:
         Args:
             every: As `Upkeep` has it.
         """
-        return Upkeep(self._repository, every=every, write_back=self._write_back, max_write_back=self._max_write_back)
+        return Upkeep(
+            self._repository,
+            every=every,
+            write_back=self._write_back,
+            max_write_back=self._max_write_back,
+            retry_on=self._retry_on,
+        )
 
     async def start(
         self,
@@ -176,69 +181,77 @@ class SessionBridge:
         question_id: str | None = None,
         redelivered: bool = False,
         has_attachment: bool = False,
+        while_running: WhileRunning = WhileRunning.HOLD,
+        wait: timedelta = timedelta(0),
     ) -> Handled:
         """Decide on one chat message; if it is the awaited answer, run the graph on it and record what the graph says.
 
         Args:
-            question_id: The question that its sender saw, ``session.question_id``; None if it is not known.
+            question_id: The question that its sender saw, ``session.question_id``, or what `Held` gave; None if it is
+                not known.
             redelivered: Whether the message may have come before. Then one look more finds a session of this
                 conversation that has recorded it among its last 32, even if nobody governs any more, or another session
                 does. If that was the last thing that happened to its session, the outcome is told once more.
             has_attachment: Whether a blank text is an answer: a photo, a voice note.
+            while_running: What the message does while the graph is at work on an older reply: it is held, or replaces
+                it. The replaced graph is cancelled within a second, wherever it runs, and its caller gets `Superseded`.
+                A change to a preview is never replaced from here.
+            wait: How long a message that would be held first waits for the end of the run, 0 to one hour. Then it
+                goes on as if it had come just now, but never answers a question asked meanwhile.
 
         Returns:
-            `FreeChat` if ordinary chat answers; `Asked`, `PreviewShown`, `Closed`, `RerunFailed`, `TimedOut` or
-            `Superseded` after a run; `Asked` without a run for a blank text; `Held` while somebody is at work;
-            `AlreadyHandled` if the message's outcome was recorded before, or with ``redelivered`` that outcome again.
+            `FreeChat` if ordinary chat answers; `Asked`, `PreviewShown`, `Closed`, `RerunFailed`, `TimedOut`,
+            `Deferred` or `Superseded` after a run; `Asked` without a run for a blank text; `Held` while somebody is at
+            work; `AlreadyHandled` if the message's outcome was recorded before or a newer message replaced it, or with
+            ``redelivered`` that outcome again.
 
         Raises:
             SessionNotFound: This user has no such session as ``question_id`` names.
-            StaleReply: The question that ``question_id`` names does not stand in this conversation.
+            StaleReply: The question that ``question_id`` names does not stand in this conversation; with
+                ``redelivered`` only if another one does.
             StoreUnavailable: The message counts as not consumed, unless it turns out to be handled when it is delivered
                 again.
 
         Round trips:
             One ``find`` for free chat; an answer adds its claim and its outcome, and a renewal each third of a lease.
-            One ``find`` more if ``redelivered`` is given and no question is named.
+            One ``find`` more if ``redelivered`` is given and no question is named. A message that waits adds a ``find``
+            when it begins to be told of changes, one at the end of the run and one whenever the lease was renewed
+            meanwhile; without change streams one each half second. A run of more than a quarter of a second adds a
+            renewal, when it begins to be told.
         """
-        user_id = inputs.integer("user_id", user_id)
-        conversation_id = inputs.identifier("conversation_id", conversation_id)
-        message_id = inputs.identifier("message_id", message_id)
         text = _checked_text(text)
-        is_blank = not inputs.flag("has_attachment", has_attachment) and not text.strip()
-        named = inputs.question_named(question_id)
-        redelivered = inputs.flag("redelivered", redelivered)
+        message = Message(
+            user_id=inputs.integer("user_id", user_id),
+            conversation_id=inputs.identifier("conversation_id", conversation_id),
+            message_id=inputs.identifier("message_id", message_id),
+            is_blank=not inputs.flag("has_attachment", has_attachment) and not text.strip(),
+            named=inputs.question_named(question_id),
+            redelivered=inputs.flag("redelivered", redelivered),
+            while_running=checked_while_running(while_running),
+            wait=inputs.duration("wait", wait),
+        )
+        delivery = Delivery(message, self._repository, self._news)
+        claim = await delivery.claim()
+        return await self._run(claim, text, delivery.began) if isinstance(claim, RerunClaim) else claim
 
-        route = await self._repository.route(user_id, conversation_id)
-        session = route.session
-        standing = question_standing(session, session.status) if session is not None else None
-        if named is not None and named != standing:
-            return await self._stale(user_id, named, message_id, session, redelivered=redelivered)
-        further = redelivered and named is None
-        handled = await self._handled(session, user_id, conversation_id, message_id, further=further)
-        if handled is not None or session is None:
-            return handled or FreeChat()
-        if route.action is RouteAction.HOLD:
-            return Held(session)
-        if is_blank:
-            return Asked(session)
-        since = asyncio.get_running_loop().time()
-        try:
-            claim = await self._repository.claim_rerun(
-                session.session_id, user_id=user_id, reply_id=message_id, question_number=session.question_number
-            )
-        except (StaleReply, InvalidTransition, SessionNotFound) as error:
-            if named is not None:
-                raise
-            if isinstance(error, StaleReply) and error.current_question_number is not None and error.session:
-                return Held(error.session)
-            return await self._moved_on(user_id, conversation_id, message_id, redelivered=redelivered)
-        except SessionError as error:
-            return outcome_of(error)
-        return await self._run(claim, text, since)
-
-    async def refine(self, user_id: int, session_id: str, text: str, *, preview_id: str, message_id: str) -> Handled:
+    async def refine(
+        self,
+        user_id: int,
+        session_id: str,
+        text: str,
+        *,
+        preview_id: str,
+        message_id: str,
+        while_running: WhileRunning = WhileRunning.HOLD,
+        wait: timedelta = timedelta(0),
+    ) -> Handled:
         """Run the graph on a change that the user wants to a preview.
+
+        Args:
+            while_running: What the message does while the graph is at work on an older change: it is held, or
+                replaces it, as `handle` has it.
+            wait: How long a message that would be held first waits for the end of the run, 0 to one hour; if that made
+                another preview, the message's own is stale.
 
         Returns:
             As `handle`, but never without a session: `FreeChat` if the graph says that it is no change, `Held` also if
@@ -246,15 +259,24 @@ class SessionBridge:
             standing if the attempts are spent.
 
         Round trips:
-            One for the claim and one for the outcome, and a renewal each third of a lease.
+            One for the claim and one for the outcome, and a renewal each third of a lease; where a change is under way
+            a claim and a ``find`` more, and while it waits what `handle` costs then.
         """
         message_id = inputs.identifier("message_id", message_id)
         text = _checked_text(text)
+        while_running = checked_while_running(while_running)
+        wait = inputs.duration("wait", wait)
+        claim_it = partial(
+            self._repository.claim_refinement, session_id, user_id=user_id, preview_id=preview_id, reply_id=message_id
+        )
         since = asyncio.get_running_loop().time()
         try:
-            claim = await self._repository.claim_refinement(
-                session_id, user_id=user_id, preview_id=preview_id, reply_id=message_id
-            )
+            try:
+                claim = await claim_it()
+            except TransitionConflict as error:
+                replaced = await self._make_way(error, message_id, while_running, wait)
+                since = asyncio.get_running_loop().time()
+                claim = await claim_it(replaces=replaced)
         except ConversationBusy as error:
             if error.session is None:
                 raise
@@ -287,10 +309,11 @@ class SessionBridge:
             repository=self._repository,
             write_back=self._write_back,
             within=self._max_write_back,
+            retry_on=self._retry_on,
         )
 
     async def dismiss(self, user_id: int, session_id: str, *, reason: str = "") -> Dismissed | Held:
-        """End a session that the user does not want; a graph at work on it is stopped at its next renewal.
+        """End a session that the user does not want; a graph at work on it is cancelled within a second.
 
         Returns:
             `Dismissed`, the second time too; `Held` while a confirmation is being applied.
@@ -310,62 +333,62 @@ class SessionBridge:
                 raise
             return outcome
 
+    async def stop(self, user_id: int, session_id: str) -> Stopped | Held:
+        """Stop the graph at work on a session, in whichever process: the Stop button.
+
+        The graph is cancelled within a second, at its next renewal where there are no change streams, and its caller
+        gets `Superseded`. The message that it worked on counts as not consumed.
+
+        Returns:
+            `Stopped`, also where no graph is at work; `Held` while a confirmation is being applied: nothing stops that.
+
+        Round trips:
+            One ``findAndModify``; a change to a preview, or a refusal, adds what `SessionRepository.interrupt` says.
+        """
+        try:
+            return Stopped(await self._repository.interrupt(session_id, user_id=user_id, reason=_STOPPED))
+        except InvalidTransition as error:
+            if error.session is None:
+                raise
+            return Stopped(error.session)
+        except TransitionConflict as error:
+            outcome = outcome_of(error)
+            if not isinstance(outcome, Held):
+                raise
+            return outcome
+
+    async def _make_way(
+        self, refused: TransitionConflict, message_id: str, while_running: WhileRunning, wait: timedelta
+    ) -> Lease | None:
+        """The lease of an older change that this one replaces, or None after its end; else the refusal stands."""
+        held = refused.session
+        if refused.reason is not ConflictReason.IN_PROGRESS or held is None or held.lease is None:
+            raise refused
+        if while_running is WhileRunning.REPLACE:
+            replaced = replaceable(held, LeaseKind.REFINEMENT, message_id)
+            if replaced is not None:
+                return replaced
+        if not wait or held.lease.kind is not LeaseKind.REFINEMENT:
+            raise refused
+        await self._until_unheld(held, wait)
+        return None
+
+    async def _until_unheld(self, session: ActiveScheduleSessionSnapshot, wait: timedelta) -> None:
+        """Wait until nobody works on a session."""
+
+        async def who_works() -> ActiveScheduleSessionSnapshot | None:
+            found = await self._repository.get(session.session_id, user_id=session.user_id)
+            return found if self._news.lapses_in(found) > 0 else None
+
+        await until_free(session, who_works, news=self._news, within=wait)
+
     async def _run(self, claim: RerunClaim, text: str, since: float) -> Handled:
         return await rerun_for(
-            claim, text, repository=self._repository, rerun=self._rerun, within=self._max_rerun, since=since
+            claim,
+            text,
+            repository=self._repository,
+            rerun=self._rerun,
+            within=self._max_rerun,
+            retry_on=self._retry_on,
+            since=since,
         )
-
-    async def _handled(
-        self,
-        governing: ActiveScheduleSessionSnapshot | None,
-        user_id: int,
-        conversation_id: str,
-        message_id: str,
-        *,
-        further: bool,
-    ) -> Handled | None:
-        """What came of a message before: by who governs, or ``further`` by any session of the conversation."""
-        if governing is not None and message_id in governing.answered_reply_ids:
-            return await self._told_again(governing, message_id) if further else AlreadyHandled(governing)
-        if not further:
-            return None
-        before = await self._repository.find_by_reply(message_id, user_id=user_id, conversation_id=conversation_id)
-        return None if before is None else await self._told_again(before, message_id)
-
-    async def _told_again(self, session: ActiveScheduleSessionSnapshot, message_id: str) -> Handled:
-        """The outcome of a message that was recorded last, for a front end that died before it could show it."""
-        is_latest = session.answered_reply_ids[-1] == message_id and session.lease is None
-        if not is_latest or self._repository.present_status(session) is not session.status:
-            return AlreadyHandled(session)
-        history = await self._repository.history(session.session_id, user_id=session.user_id)
-        shown = OUTCOME_OF_CALL.get(history[-1].call) if history else None
-        is_same = shown is not None and history[-1].to_status is session.status
-        return shown(session) if shown is not None and is_same else AlreadyHandled(session)
-
-    async def _moved_on(self, user_id: int, conversation_id: str, message_id: str, *, redelivered: bool) -> Handled:
-        """The session left its question between the route and the claim: look once more, and claim nothing."""
-        route = await self._repository.route(user_id, conversation_id)
-        if route.session is not None:
-            return Held(route.session)
-        handled = await self._handled(None, user_id, conversation_id, message_id, further=redelivered)
-        return handled or FreeChat()
-
-    async def _stale(
-        self,
-        user_id: int,
-        named: Question,
-        message_id: str,
-        session: ActiveScheduleSessionSnapshot | None,
-        *,
-        redelivered: bool,
-    ) -> Handled:
-        """A question was named that does not stand here: refuse, unless the message was handled before."""
-        standing = None
-        if session is not None and session.session_id == named.session_id:
-            standing = question_standing(session, session.status)
-        else:
-            session = await self._repository.get(named.session_id, user_id=user_id)
-        if message_id in session.answered_reply_ids:
-            return await self._told_again(session, message_id) if redelivered else AlreadyHandled(session)
-        about = SessionRef.of(session, self._repository.present_status(session))
-        raise StaleReply(about, current_question_number=None if standing is None else standing.number)

@@ -12,6 +12,7 @@ from typing import Final, Self
 from sessions.backoff import Backoff
 from sessions.bridge.leased_work import DEFAULT_MAX_RERUN, log_failure, reason_of
 from sessions.bridge.outcomes import Applied, ApplyFailed
+from sessions.bridge.transient_failures import RetryOn, checked_retry_on
 from sessions.bridge.write_back import WriteBack, write_back_for
 from sessions.domain import inputs
 from sessions.domain.errors import SessionError
@@ -42,6 +43,7 @@ class Upkeep:
         every: timedelta = DEFAULT_EVERY,
         write_back: WriteBack | None = None,
         max_write_back: timedelta = DEFAULT_MAX_RERUN,
+        retry_on: RetryOn = (),
     ) -> None:
         """Prepare the upkeep of a repository; entering it as an async context manager starts it.
 
@@ -51,6 +53,7 @@ class Upkeep:
                 grow while the store does not answer.
             write_back: The bridge's; None leaves interrupted write-backs to the next `SessionBridge.confirm`.
             max_write_back: How long one write-back may take, 1 ms to 7 days; no less than the bridge's.
+            retry_on: The bridge's: which errors of the write-back pass by themselves.
 
         Raises:
             InvalidSessionInput: An argument is outside its limits.
@@ -58,6 +61,7 @@ class Upkeep:
         if write_back is not None:
             inputs.async_function("write_back", write_back)
         self._max_write_back = inputs.duration("max_write_back", max_write_back)
+        self._retry_on = checked_retry_on(retry_on)
         self._repository = repository
         self._every = inputs.duration("every", every)
         self._write_back = write_back
@@ -137,6 +141,7 @@ class Upkeep:
                 repository=self._repository,
                 write_back=self._write_back,
                 within=self._max_write_back,
+                retry_on=self._retry_on,
             )
         except SessionError as error:
             logger.warning("upkeep: an interrupted write-back is not finished yet: %s", error)

@@ -11,12 +11,14 @@ from sessions.bridge.outcomes import (
     Applied,
     ApplyFailed,
     Confirmed,
+    Deferred,
     Held,
     RerunFailed,
     Superseded,
     TimedOut,
     outcome_of,
 )
+from sessions.bridge.transient_failures import RetryOn, passes_after
 from sessions.domain.errors import InvalidTransition, LeaseLost, SessionError, SessionNotFound, TransitionConflict
 from sessions.domain.lifecycle import SessionStatus
 from sessions.domain.models import ApplyClaim
@@ -47,6 +49,7 @@ async def write_back_for(
     repository: SessionRepository,
     write_back: WriteBack,
     within: timedelta,
+    retry_on: RetryOn,
 ) -> Confirmed:
     """Claim a confirmed preview, write it back, and record what came of it.
 
@@ -57,6 +60,7 @@ async def write_back_for(
         session_id: The session, of this user.
         preview_id: The preview that the user confirmed.
         within: How long the application's write-back may run.
+        retry_on: Which of its errors pass by themselves.
     """
     since = asyncio.get_running_loop().time()
     try:
@@ -70,11 +74,12 @@ async def write_back_for(
         has_begun = True
         await write_back(claim)
 
+    news = repository._lease_news  # noqa: SLF001 - the door that it has for the bridge
     try:
-        async with renewed(claim, lambda: repository.renew(claim), since=since) as renewal:
+        async with renewed(claim, lambda: repository.renew(claim), news=news, since=since) as renewal:
             ending = await run(write, claim, renewal=renewal, within=within)
             # What has been done is recorded, whatever time limit its caller had for the whole.
-            return await to_the_end(_record(repository, claim, ending), inherits=False)
+            return await to_the_end(_record(repository, claim, ending, retry_on), inherits=False)
     except (LeaseLost, SessionNotFound) as lost:
         return Superseded(lost.session or claim.session)
     except TransitionConflict as error:
@@ -85,7 +90,9 @@ async def write_back_for(
         raise
 
 
-async def _record(repository: SessionRepository, claim: ApplyClaim, ending: Ending[None]) -> Confirmed:
+async def _record(
+    repository: SessionRepository, claim: ApplyClaim, ending: Ending[None], retry_on: RetryOn
+) -> Confirmed:
     match ending:
         case CutOff(error):
             raise error
@@ -93,6 +100,9 @@ async def _record(repository: SessionRepository, claim: ApplyClaim, ending: Endi
             return TimedOut(claim.session)
         case Broken(error):
             reason = reason_of("the write-back", error)
+            if (after := passes_after(error, retry_on)) is not None:
+                logger.warning("session %s: put off, since %s", claim.session.session_id, reason)
+                return Deferred(await repository.postpone(claim, after=after), after=after)
             log_failure(f"session {claim.session.session_id}", reason, error)
             return ApplyFailed(await repository.fail_apply(claim, reason=reason))
         case Done():

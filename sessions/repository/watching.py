@@ -3,6 +3,7 @@
 from functools import cached_property
 
 from sessions.changes.feeds import Feeds
+from sessions.changes.lease_news import LeaseNews
 from sessions.changes.upstream import CacheUpstream
 from sessions.changes.watch import Queue, Scope, Watch
 from sessions.domain import inputs
@@ -55,6 +56,10 @@ class Watching(Engine):
         token = inputs.optional_token("resume_after", resume_after)
         # In capitals, as the server writes it: tokens are compared.
         return Watch(Queue(self._feeds.subscribe, scope, resume_after=token and token.upper()))
+
+    @cached_property
+    def _lease_news(self) -> LeaseNews:
+        return LeaseNews(self._feeds.shared, self._clock.now)
 
     def _cache_upstream(self) -> CacheUpstream:
         return CacheUpstream(self._collection, self._clock, self._feeds)
