@@ -62,7 +62,7 @@ class Closed(Outcome):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Held(Outcome):
     """Somebody works on the session: nothing was consumed; keep the message, or try the button again, later.
 
@@ -104,7 +104,7 @@ class Superseded(Outcome):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Deferred(Outcome):
     """The work cannot be done now, and nothing ended by it.
 

@@ -12,7 +12,7 @@ from sessions.bridge.leased_work import DEFAULT_MAX_RERUN
 from sessions.bridge.outcomes import AlreadyHandled, Confirmed, Dismissed, Handled, Held, Started, Stopped, outcome_of
 from sessions.bridge.rerun import Rerun, rerun_for
 from sessions.bridge.texts import printable
-from sessions.bridge.transient_failures import RetryOn, checked_retry_on
+from sessions.bridge.transient_failures import checked_retry_on
 from sessions.bridge.upkeep import DEFAULT_EVERY, Upkeep
 from sessions.bridge.while_running import WhileRunning, checked_while_running, until_free
 from sessions.bridge.write_back import WriteBack, apply_only, write_back_for
@@ -71,7 +71,7 @@ class SessionBridge:
         write_back: WriteBack | None = None,
         max_rerun: timedelta = DEFAULT_MAX_RERUN,
         max_write_back: timedelta | None = None,
-        retry_on: RetryOn = (),
+        retry_on: tuple[type[Exception], ...] = (),
     ) -> None:
         """Put the service above a repository.
 

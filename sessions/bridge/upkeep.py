@@ -12,7 +12,7 @@ from typing import Final, Self
 from sessions.backoff import Backoff
 from sessions.bridge.leased_work import DEFAULT_MAX_RERUN, log_failure, reason_of
 from sessions.bridge.outcomes import Applied, ApplyFailed
-from sessions.bridge.transient_failures import RetryOn, checked_retry_on
+from sessions.bridge.transient_failures import checked_retry_on
 from sessions.bridge.write_back import WriteBack, write_back_for
 from sessions.domain import inputs
 from sessions.domain.errors import SessionError
@@ -43,7 +43,7 @@ class Upkeep:
         every: timedelta = DEFAULT_EVERY,
         write_back: WriteBack | None = None,
         max_write_back: timedelta = DEFAULT_MAX_RERUN,
-        retry_on: RetryOn = (),
+        retry_on: tuple[type[Exception], ...] = (),
     ) -> None:
         """Prepare the upkeep of a repository; entering it as an async context manager starts it.
 

@@ -49,12 +49,13 @@ def test_the_errors_are_those_of_the_code() -> None:
 
 def test_the_outcomes_are_those_of_the_code() -> None:
     """README names every outcome, each beside the calls that can return it."""
+    calls_of_the_bridge = ("start", "handle", "refine", "stop", "confirm", "dismiss")
     returned: dict[str, set[str]] = {}
-    for call in ("start", "handle", "refine", "confirm", "dismiss"):
+    for call in calls_of_the_bridge:
         for kind in get_args(inspect.signature(getattr(SessionBridge, call)).return_annotation):
             returned.setdefault(kind.__name__, set()).add(call)
     told = {name.strip("`"): calls for name, calls, _ in rows("Outcomes", level=3)}
-    every = {"start", "handle", "refine", "confirm", "dismiss"}
+    every = set(calls_of_the_bridge)
     shown = {}
     for name, calls in told.items():
         named = set(re.findall(r"`(\w+)`", calls))
