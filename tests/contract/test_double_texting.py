@@ -355,6 +355,51 @@ async def test_nothing_replaces_a_confirmation(repository: SessionRepository, ma
     assert (await repository.complete_apply(claim)).status is SessionStatus.APPLIED
 
 
+@pytest.mark.slow
+async def test_two_hundred_in_one_place(repository: SessionRepository) -> None:
+    """Of two hundred messages at once each replaces what it sees or is held; one of them is recorded."""
+    session = await asked(repository)
+    runs: list[str] = []
+
+    async def answers(turn: Turn) -> GraphResult:
+        await asyncio.sleep(0.5)
+        runs.append(turn.message_id)
+        return AskUser("And which time?")
+
+    bridge = SessionBridge(repository, answers)
+    first = deliver(bridge, "m")
+    await asyncio.sleep(0.1)
+    newer = [deliver(bridge, f"m{number}", while_running=WhileRunning.REPLACE) for number in range(200)]
+    outcomes = [type(outcome) for outcome in await asyncio.gather(first, *newer)]
+    assert outcomes.count(Asked) == 1
+    assert set(outcomes) <= {Asked, Held, Superseded}
+    now = await repository.get(session.session_id, user_id=1)
+    assert len(now.answered_reply_ids) == 1
+    assert set(now.answered_reply_ids) <= set(runs)
+    assert not set(now.answered_reply_ids) & set(now.replaced_reply_ids)
+    assert now.fencing_token == 1 + outcomes.count(Superseded)
+    history = await repository.history(session.session_id, user_id=1)
+    replaced = [step for step in history if step.reason == "replaced by a newer message"]
+    assert len(replaced) == min(outcomes.count(Superseded), 30)
+
+
+@pytest.mark.slow
+async def test_two_hundred_stops(repository: SessionRepository) -> None:
+    """One of them gives the run back; all of them say that it is stopped."""
+    session = await asked(repository)
+    assistant = Assistant()
+    bridge = SessionBridge(repository, assistant)
+    first = deliver(bridge, "m1")
+    await assistant.works_on("m1")
+    outcomes = await asyncio.gather(*(bridge.stop(1, session.session_id) for _ in range(200)))
+    assert {type(outcome) for outcome in outcomes} == {Stopped}
+    history = await repository.history(session.session_id, user_id=1)
+    assert [step.call for step in history] == ["create", "claim_rerun", "interrupt"]
+    assert (await repository.get(session.session_id, user_id=1)).revision == 3
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+
+
 # --- the Stop button -------------------------------------------------------------------------------------------
 
 
