@@ -33,6 +33,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 # Single tests elsewhere carry the mark themselves.
 SLOW: Final = (
     "tests/failover/",
+    "tests/faults/",
     "tests/race/",
     "tests/web/",
     "tests/contract/test_acknowledged.py",

@@ -95,7 +95,7 @@ def _history_table(history: list[Transition]) -> Table:
     for column in ("time (UTC)", "from", "to", "by"):
         table.add_column(column, overflow="fold")
     for entry in history:
-        taken_over = " (take-over)" if entry.from_status is entry.to_status else ""
+        taken_over = f" ({entry.reason or 'take-over'})" if entry.from_status is entry.to_status else ""
         table.add_row(
             f"{entry.at:%H:%M:%S}", entry.from_status or "(new)", entry.to_status, f"{entry.call}{taken_over}"
         )
