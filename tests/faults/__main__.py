@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -90,7 +91,7 @@ async def _all(asked: argparse.Namespace, seed: int, console: Console) -> list[F
     for name in asked.only or CAMPAIGNS:
         with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
             task = progress.add_task(name, total=None)
-            setting = Setting(form, seed, default_driver(), lambda task=task: progress.advance(task))
+            setting = Setting(form, seed, default_driver(), partial(progress.advance, task))
             found = await carry_out(name, setting)
         told.append(found)
         console.print(line_of(found))
