@@ -27,6 +27,7 @@ from tests.faults.campaign import Form, Run, Setting, Tally, Unable, violations
 CAMPAIGNS: Final[Mapping[str, str]] = {
     "model": "tests.faults.model_check",
     "interleavings": "tests.faults.interleavings",
+    "cancellations": "tests.faults.cancellations",
 }
 """Each campaign's module, which has a coroutine function ``run``, by the name that the table shows."""
 BEGIN: Final = "<!-- found -->"

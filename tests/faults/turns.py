@@ -47,8 +47,8 @@ class Turns:
             ACTOR.reset(token)
         choices: list[Choice] = []
         while True:
-            while any(not task.done() and actor not in self._waiting for actor, task in enumerate(tasks)):
-                await asyncio.sleep(0)
+            while not all(task.done() or actor in self._waiting for actor, task in enumerate(tasks)):  # noqa: ASYNC110
+                await asyncio.sleep(0)  # a call that has ended tells nobody else
             open_to = tuple(sorted(self._waiting))
             if not open_to:
                 return await asyncio.gather(*tasks, return_exceptions=True), choices

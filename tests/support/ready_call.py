@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 from uuid import uuid4
 
@@ -28,6 +29,7 @@ _ARGUMENTS: Final[Mapping[CallName, Mapping[str, Any]]] = {
     CallName.CREATE: {"pending_question": "Which lesson?"},
     CallName.GET_OR_CREATE: {"pending_question": "Which lesson?"},
     CallName.RECORD_NOTIFICATION: {"notification_id": "notification"},
+    CallName.POSTPONE: {"after": timedelta(seconds=5)},
     CallName.CLAIM_RERUN: {"reply_id": "reply"},
     CallName.CLAIM_REFINEMENT: {"reply_id": "reply"},
     CallName.ASK_AGAIN: {"pending_question": "And which day?"},
