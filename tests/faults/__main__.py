@@ -28,6 +28,7 @@ CAMPAIGNS: Final[Mapping[str, str]] = {
     "model": "tests.faults.model_check",
     "interleavings": "tests.faults.interleavings",
     "cancellations": "tests.faults.cancellations",
+    "isolation": "tests.faults.isolation",
 }
 """Each campaign's module, which has a coroutine function ``run``, by the name that the table shows."""
 BEGIN: Final = "<!-- found -->"

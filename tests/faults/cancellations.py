@@ -311,9 +311,9 @@ class Connections(ConnectionPoolListener):
 
 
 for _told in ("created", "ready", "cleared", "closed"):
-    setattr(Connections, f"pool_{_told}", lambda _, event: None)
+    setattr(Connections, f"pool_{_told}", lambda *_, **__: None)
 for _told in ("created", "ready", "closed", "check_out_started", "check_out_failed"):
-    setattr(Connections, f"connection_{_told}", lambda _, event: None)
+    setattr(Connections, f"connection_{_told}", lambda *_, **__: None)
 
 
 def left_behind() -> list[str]:

@@ -7,9 +7,10 @@ what it answers in that serial order too, or a typed refusal, after which it has
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
-from itertools import combinations_with_replacement, permutations
+from itertools import chain, combinations_with_replacement, permutations
 from random import Random
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
@@ -163,6 +164,10 @@ class Outcome(NamedTuple):
     answers: tuple[object, ...]
     stored: Documents
 
+    def __str__(self) -> str:
+        steps = [[(entry["call"], entry["to_status"]) for entry in document["history"]] for document in self.stored]
+        return f"{[str(answer)[:120] for answer in self.answers]}, {steps}"
+
 
 def _kind_of(answer: object) -> object:
     """A refusal by its kind alone: what it tells of the session depends on when it looked."""
@@ -179,6 +184,7 @@ class Stage:
         self._collection = collection
         self._turns: Turns = scheduled(repository)
         self._before: Documents = []
+        self._sweeps: list[Call | None] = [None]
 
     async def stored(self) -> Documents:
         """All documents."""
@@ -191,11 +197,25 @@ class Stage:
         self.clock.at = START
         situation = await making(SessionMaker(self._repository, self.clock), self.clock)
         self._before = await self.stored()
+        self._sweeps = [None, *self._sweeps_of(situation)]
         return situation
+
+    def _sweeps_of(self, situation: Situation) -> list[Call]:
+        """What has lapsed may be swept at any moment, by whoever meets it: by a call before it is tried again, too."""
+        session, repository = situation.session, self._repository
+        sweeps: list[Call] = []
+        if session.state.expires_at is not None:
+            sweeps.append(repository.expire_due)
+        if session.lease is not None and session.lease.expires_at <= self.clock.at:
+            sweeps += [
+                repository.recover_stalled,
+                lambda: repository.interrupt(session.session_id, user_id=session.user_id),
+            ]
+        return sweeps
 
     async def forget(self) -> None:
         """Begin every run before the session was made."""
-        self._before = []
+        self._before, self._sweeps = [], [None]
 
     def call(self, label: str, arguments: Mapping[str, Any]) -> Call:
         """One actor's call."""
@@ -206,9 +226,18 @@ class Stage:
         if self._before:
             await self._collection.insert_many(deepcopy(self._before))
 
-    async def in_sequence(self, calls: Sequence[Call], order: Sequence[int]) -> Outcome:
-        """What the calls come to, one after another; whoever is not in the order does not call."""
+    async def in_sequence(self, calls: Sequence[Call], order: Sequence[int], *, first: Call | None = None) -> Outcome:
+        """What the calls come to, one after another; whoever is not in the order does not call.
+
+        Args:
+            calls: The actors' calls.
+            order: Whose turn it is.
+            first: What somebody else does before them.
+        """
         await self._begin()
+        if first is not None:
+            with suppress(SessionError):
+                await first()
         answers: list[object] = [None] * len(calls)
         for actor in order:
             (answer,) = await asyncio.gather(calls[actor](), return_exceptions=True)
@@ -227,11 +256,10 @@ class Stage:
     async def explore(self, calls: Sequence[Call], *, most: int | None = None) -> int:
         """Play every order, or so many; each has to come to what some serial order comes to. How many there were."""
         actors = range(len(calls))
-        serial = {
-            order: await self.in_sequence(calls, order)
-            for some in range(len(calls) + 1)
-            for order in permutations(actors, some)
-        }
+        orders = list(chain.from_iterable(permutations(actors, some) for some in range(len(calls) + 1)))
+        serial = [
+            (order, await self.in_sequence(calls, order, first=first)) for first in self._sweeps for order in orders
+        ]
         plan: list[int] | None = []
         played = 0
         while plan is not None and (most is None or played < most):
@@ -242,10 +270,11 @@ class Stage:
             wins = [actor for actor in actors if actor not in refused]
             fits = any(
                 outcome.stored == each.stored and all(outcome.answers[win] == each.answers[win] for win in wins)
-                for order, each in serial.items()
+                for order, each in serial
                 if set(wins) <= set(order)
             )
-            assert fits, f"after the order {plan}: {outcome}\nno serial order comes to that:\n{serial}"
+            possible = "\n".join(f"{order}: {each}" for order, each in serial)
+            assert fits, f"after the order {plan}:\n{outcome}\nno serial order comes to that:\n{possible}"
             plan = following
         return played
 

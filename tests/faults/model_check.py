@@ -25,7 +25,7 @@ class Size(NamedTuple):
     """Rules in one example."""
 
 
-SIZES: Final[Mapping[Form, Size]] = {Form.SHORT: Size(80, 15, 40), Form.LONG: Size(1_300, 300, 60)}
+SIZES: Final[Mapping[Form, Size]] = {Form.SHORT: Size(80, 15, 40), Form.LONG: Size(1_750, 450, 60)}
 
 
 class Checked(NamedTuple):
