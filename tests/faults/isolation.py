@@ -17,6 +17,8 @@ from types import FunctionType
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
+from pymongo import WriteConcern
+
 from sessions import (
     ActiveScheduleSessionSnapshot,
     ApplyClaim,
@@ -245,7 +247,9 @@ async def side(client: Any, counter: CommandCounter | None, clock: MovedClock) -
     database, counting = client[f"sessions_isolated_{uuid4().hex[:12]}"], list[Any]()
     async with open_repository(database, create_indexes=True, clock=clock) as repository:
         sent = _noted(counting, counter, repository)
-        yield Side(repository, SessionBridge(repository, rerun), database[COLLECTION], sent)
+        # Whatever the client's concern: these writes are the test's own.
+        collection = database.get_collection(COLLECTION, write_concern=WriteConcern(1))
+        yield Side(repository, SessionBridge(repository, rerun), collection, sent)
         for each in counting:
             each.__exit__(None, None, None)
     await client.drop_database(database.name)
