@@ -29,6 +29,7 @@ CAMPAIGNS: Final[Mapping[str, str]] = {
     "interleavings": "tests.faults.interleavings",
     "cancellations": "tests.faults.cancellations",
     "isolation": "tests.faults.isolation",
+    "lost acknowledgements": "tests.faults.lost_acknowledgements",
     "inputs": "tests.faults.inputs",
 }
 """Each campaign's module, which has a coroutine function ``run``, by the name that the table shows."""

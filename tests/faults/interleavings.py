@@ -41,7 +41,7 @@ class Size(NamedTuple):
     """Orders of one triple; of a pair all are played."""
 
 
-SIZES: Final[Mapping[Form, Size]] = {Form.SHORT: Size(24, 20, 60), Form.LONG: Size(1, 400, 400)}
+SIZES: Final[Mapping[Form, Size]] = {Form.SHORT: Size(24, 20, 60), Form.LONG: Size(1, 66, 200)}
 
 
 class Situation(NamedTuple):

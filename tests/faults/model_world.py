@@ -297,13 +297,13 @@ class World:
             try:
                 assert not ran, "it ran twice"
                 ran = True
+                if answer.kind == "TooLate":  # it may be stopped at any moment from now on
+                    await asyncio.Event().wait()
                 await self.agree()
                 await meanwhile(held)
             except AssertionError as error:
                 broken.append(error)  # the bridge would make an outcome of it
                 raise
-            if answer.kind == "TooLate":
-                await asyncio.Event().wait()
             if answer.kind == "TryAgain" and answer.after is not None:
                 raise TryAgain(answer.after)
             if answer.kind == "ValueError":
