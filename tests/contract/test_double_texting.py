@@ -370,7 +370,7 @@ async def test_a_reply_replaces_a_reply_only(
     assert asked.lease is not None
     assert changed.lease is not None
     assert confirmed.lease is not None
-    named = {"user_id": 1, "reply_id": "new"}
+    named: dict[str, Any] = {"user_id": 1, "reply_id": "new"}
     reply = partial(repository.claim_rerun, **named)
     change = partial(repository.claim_refinement, **named)
     tries = (
