@@ -88,6 +88,9 @@ class LeaseNews:
         self._ear: _Ear | None = None
         self._following: asyncio.Task[None] | None = None
         self._is_possible = True
+        self._pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        self._not_before = 0.0
+        self._refused: type[Exception] | None = None
 
     @property
     def is_told(self) -> bool:
@@ -138,9 +141,9 @@ class LeaseNews:
             listener.hear(event)
 
     async def _follow(self) -> None:
-        pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        told: Exception | None = None
+        loop = asyncio.get_running_loop()
         while True:
+            await asyncio.sleep(self._not_before - loop.time())
             try:
                 feed = self._shared()
             except RuntimeError:
@@ -148,17 +151,22 @@ class LeaseNews:
             self._ear = ear = _Ear(self)
             try:
                 await feed.follow(ear)
-                pauses.reset()
+                self._pauses.reset()
+                self._refused = None
                 await ear.has_ended.wait()
             except (StoreUnavailable, WatchInterrupted) as error:
                 if isinstance(error, WatchInterrupted) and error.needs_replica_set:
                     self._is_possible = False
                     return
-                if type(told) is not type(error):
-                    told = error
-                    logger.warning("whoever works under a lease learns of its end by the next renewal only: %s", error)
+                self._warn(error)
             finally:
                 feed.discard(ear)
                 if self._ear is ear:
                     self._ear = None
-            await asyncio.sleep(pauses.next())
+            self._not_before = loop.time() + self._pauses.next()
+
+    def _warn(self, error: StoreUnavailable | WatchInterrupted) -> None:
+        # Each run begins to follow anew: what stands in the way is said once.
+        if type(error) is not self._refused:
+            self._refused = type(error)
+            logger.warning("graphs at work learn of a lost lease by their next renewal only: %s", error)
