@@ -1,24 +1,12 @@
 """One claimed message: the graph runs, and what it answers is recorded, or the claim is given back."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import assert_never
 
 from sessions.bridge.graph import AskUser, Close, Fail, GraphResult, NotAnAnswer, ShowPreview, Turn
-from sessions.bridge.leased_work import (
-    Broken,
-    CutOff,
-    Done,
-    Ending,
-    OutOfTime,
-    kind_of,
-    log_failure,
-    reason_of,
-    renewed,
-    run,
-)
+from sessions.bridge.leased_work import Broken, CutOff, Done, Ending, OutOfTime, renewed, run
 from sessions.bridge.outcomes import (
     Asked,
     Closed,
@@ -36,11 +24,11 @@ from sessions.bridge.transient_failures import RetryOn, passes_after
 from sessions.domain.errors import InvalidSessionInput, LeaseLost, SessionError, SessionNotFound, TransitionConflict
 from sessions.domain.lifecycle import SessionStatus
 from sessions.domain.models import RerunClaim
+from sessions.failures import kind_of, reason_of, traces_of
+from sessions.log_events import LogEvent, log
 from sessions.repository import SessionRepository
 from sessions.repository.engine import give_back
 from sessions.tasks import to_the_end
-
-logger = logging.getLogger("sessions")
 
 Rerun = Callable[[Turn], Awaitable[GraphResult]]
 
@@ -114,10 +102,10 @@ async def _record(
         case Broken(error):
             reason = reason_of("the graph", error)
             if (after := passes_after(error, retry_on)) is not None:
-                logger.warning("session %s: put off, since %s", claim.session.session_id, reason)
+                log(LogEvent.WORK_PUT_OFF, session_id=claim.session.session_id, reason=reason)
                 session = await repository.release(claim, reason=f"put off: {reason}", count_attempt=True)
                 return Deferred(session, after=after)
-            log_failure(f"session {claim.session.session_id}", reason, error)
+            log(LogEvent.WORK_FAILED, session_id=claim.session.session_id, reason=reason, traces=traces_of(error))
             return RerunFailed(await repository.fail_rerun(claim, reason=reason))
         case Done(answer):
             result = answer
@@ -131,7 +119,7 @@ async def _record(
         raise
     except Exception as error:  # noqa: BLE001 - an answer of the graph's own making can raise anything when it is read
         reason = reason_of("reading the graph's answer", error)
-    logger.error("session %s: %s", claim.session.session_id, reason)
+    log(LogEvent.ANSWER_REFUSED, session_id=claim.session.session_id, reason=reason)
     return RerunFailed(await repository.fail_rerun(claim, reason=reason))
 
 

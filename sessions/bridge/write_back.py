@@ -1,12 +1,11 @@
 """One confirmed preview: written back once, whichever worker dies or is stopped meanwhile."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import assert_never
 
-from sessions.bridge.leased_work import Broken, CutOff, Done, Ending, OutOfTime, log_failure, reason_of, renewed, run
+from sessions.bridge.leased_work import Broken, CutOff, Done, Ending, OutOfTime, renewed, run
 from sessions.bridge.outcomes import (
     Applied,
     ApplyFailed,
@@ -22,11 +21,11 @@ from sessions.bridge.transient_failures import RetryOn, passes_after
 from sessions.domain.errors import InvalidTransition, LeaseLost, SessionError, SessionNotFound, TransitionConflict
 from sessions.domain.lifecycle import SessionStatus
 from sessions.domain.models import ApplyClaim
+from sessions.failures import reason_of, traces_of
+from sessions.log_events import LogEvent, log
 from sessions.repository import SessionRepository
 from sessions.repository.engine import give_back
 from sessions.tasks import to_the_end
-
-logger = logging.getLogger("sessions")
 
 WriteBack = Callable[[ApplyClaim], Awaitable[None]]
 
@@ -101,9 +100,9 @@ async def _record(
         case Broken(error):
             reason = reason_of("the write-back", error)
             if (after := passes_after(error, retry_on)) is not None:
-                logger.warning("session %s: put off, since %s", claim.session.session_id, reason)
+                log(LogEvent.WORK_PUT_OFF, session_id=claim.session.session_id, reason=reason)
                 return Deferred(await repository.postpone(claim, after=after), after=after)
-            log_failure(f"session {claim.session.session_id}", reason, error)
+            log(LogEvent.WORK_FAILED, session_id=claim.session.session_id, reason=reason, traces=traces_of(error))
             return ApplyFailed(await repository.fail_apply(claim, reason=reason))
         case Done():
             return Applied(await repository.complete_apply(claim))

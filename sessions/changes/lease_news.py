@@ -4,7 +4,6 @@ One follower serves all of them, for as long as there is any: not one stream mor
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,9 +14,8 @@ from sessions.changes.events import Event
 from sessions.changes.feed import Feed, Follower
 from sessions.domain.errors import StoreUnavailable, WatchInterrupted
 from sessions.domain.models import ActiveScheduleSessionSnapshot
+from sessions.log_events import LogEvent, log
 from sessions.tasks import forget, in_background
-
-logger = logging.getLogger("sessions")
 
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
@@ -169,4 +167,4 @@ class LeaseNews:
         # Each run begins to follow anew: what stands in the way is said once.
         if type(error) is not self._refused:
             self._refused = type(error)
-            logger.warning("graphs at work learn of a lost lease by their next renewal only: %s", error)
+            log(LogEvent.LEASES_NOT_FOLLOWED, error=error)

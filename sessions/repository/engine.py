@@ -1,6 +1,5 @@
 """How every write is carried out: one guarded update, and only if it changes nothing a look at the reason."""
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -22,6 +21,7 @@ from sessions.domain.errors import (
 from sessions.domain.expiry import counts_as, has_expired
 from sessions.domain.lifecycle import CallName, LeaseKind, SessionStatus
 from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, Lease, RerunClaim
+from sessions.log_events import LogEvent, log
 from sessions.repository.refusals import Exhausted, Found, Instead, Lapsed, Raced, Refused, Replayed, explain
 from sessions.store import reads, sweeps, writes
 from sessions.store.calls import Call, HolderCall
@@ -33,8 +33,6 @@ from sessions.store.reading import to_snapshot
 from sessions.store.updates import RawDocument
 from sessions.store.writes import Write
 from sessions.tasks import Finishing
-
-logger = logging.getLogger("sessions")
 
 RETRIES: Final = 3
 """How often a call is tried again after what stood in the way was put back, or had gone by itself."""
@@ -55,11 +53,11 @@ async def give_back(claim: Claim, release: Awaitable[object]) -> None:
     except (LeaseLost, SessionNotFound):
         return  # it was ended or taken over meanwhile, or its outcome was recorded after all
     except SessionError as error:
-        logger.warning(
-            "session %s: its claim is left to lapse, its lease lapses at %s: %s",
-            claim.session.session_id,
-            claim.expires_at,
-            error,
+        log(
+            LogEvent.CLAIM_LEFT_TO_LAPSE,
+            session_id=claim.session.session_id,
+            lapses_at=claim.expires_at,
+            error=error,
         )
 
 
