@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import assert_never
 
+from sessions import telemetry
 from sessions.bridge.graph import AskUser, Close, Fail, GraphResult, NotAnAnswer, ShowPreview, Turn
 from sessions.bridge.leased_work import Broken, CutOff, Done, Ending, OutOfTime, renewed, run
 from sessions.bridge.outcomes import (
@@ -76,10 +77,11 @@ async def rerun_for(
     )
     news = repository._lease_news  # noqa: SLF001 - the door that it has for the bridge
     try:
-        async with renewed(claim, lambda: repository.renew(claim), news=news, since=since) as renewal:
-            ending = await run(lambda: rerun(turn), claim, renewal=renewal, within=within)
-            # What has been done is recorded, whatever time limit its caller had for the whole.
-            return await to_the_end(_record(repository, claim, ending, retry_on), inherits=False)
+        with telemetry.timed("sessions.held", kind=claim.kind):
+            async with renewed(claim, lambda: repository.renew(claim), news=news, since=since) as renewal:
+                ending = await run(lambda: rerun(turn), claim, renewal=renewal, within=within)
+                # What has been done is recorded, whatever time limit its caller had for the whole.
+                return await to_the_end(_record(repository, claim, ending, retry_on), inherits=False)
     except (LeaseLost, SessionNotFound) as lost:
         return Superseded(lost.session or claim.session)
     except (Exception, asyncio.CancelledError) as error:

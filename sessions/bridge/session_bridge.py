@@ -5,6 +5,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Final
 
+from sessions import telemetry
 from sessions.bridge.delivery import Delivery, Message, replaceable
 from sessions.bridge.first_result import creation_of, first_outcome, is_untouched, says
 from sessions.bridge.graph import AskUser, Close, ShowPreview
@@ -114,6 +115,7 @@ class SessionBridge:
             retry_on=self._retry_on,
         )
 
+    @telemetry.traced
     async def start(
         self,
         user_id: int,
@@ -171,6 +173,7 @@ class SessionBridge:
             return AlreadyHandled(session)
         return first_outcome(session, result.payload if says(result, session) else None)
 
+    @telemetry.traced
     async def handle(
         self,
         user_id: int,
@@ -234,6 +237,7 @@ class SessionBridge:
         claim = await delivery.claim()
         return await self._run(claim, text, delivery.began) if isinstance(claim, RerunClaim) else claim
 
+    @telemetry.traced
     async def refine(
         self,
         user_id: int,
@@ -269,7 +273,7 @@ class SessionBridge:
         claim_it = partial(
             self._repository.claim_refinement, session_id, user_id=user_id, preview_id=preview_id, reply_id=message_id
         )
-        since = asyncio.get_running_loop().time()
+        since, replaced = asyncio.get_running_loop().time(), None
         try:
             try:
                 claim = await claim_it()
@@ -282,9 +286,13 @@ class SessionBridge:
                 raise
             return Held(error.session)
         except SessionError as error:
+            telemetry.count("sessions.claims", kind=LeaseKind.REFINEMENT, how=telemetry.LOST)
             return outcome_of(error)
+        how = telemetry.WON_NEW if replaced is None else telemetry.WON_BY_REPLACEMENT
+        telemetry.count("sessions.claims", kind=LeaseKind.REFINEMENT, how=how)
         return await self._run(claim, text, since)
 
+    @telemetry.traced
     async def confirm(self, user_id: int, session_id: str, *, preview_id: str) -> Confirmed:
         """Write a confirmed preview into the schedule, and end its session ``applied``.
 
@@ -312,6 +320,7 @@ class SessionBridge:
             retry_on=self._retry_on,
         )
 
+    @telemetry.traced
     async def dismiss(self, user_id: int, session_id: str, *, reason: str = "") -> Dismissed | Held:
         """End a session that the user does not want; a graph at work on it is cancelled within a second.
 
@@ -333,6 +342,7 @@ class SessionBridge:
                 raise
             return outcome
 
+    @telemetry.traced
     async def stop(self, user_id: int, session_id: str) -> Stopped | Held:
         """Stop the graph at work on a session, in whichever process: the Stop button.
 
@@ -367,6 +377,7 @@ class SessionBridge:
         if while_running is WhileRunning.REPLACE:
             replaced = replaceable(held, LeaseKind.REFINEMENT, message_id)
             if replaced is not None:
+                telemetry.link_to(replaced.traceparent)
                 return replaced
         if not wait or held.lease.kind is not LeaseKind.REFINEMENT:
             raise refused

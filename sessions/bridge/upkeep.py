@@ -8,6 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
+from sessions import telemetry
 from sessions.backoff import Backoff
 from sessions.bridge.leased_work import DEFAULT_MAX_RERUN
 from sessions.bridge.outcomes import Applied, ApplyFailed
@@ -104,10 +105,14 @@ class Upkeep:
         return Backoff(every, every * _LONGEST_BACKOFF)
 
     async def _sweep(self) -> None:
-        for sweep in (self._repository.recover_stalled, self._repository.expire_due):
+        sweeps = {
+            "sessions.recovered": self._repository.recover_stalled,
+            "sessions.expired": self._repository.expire_due,
+        }
+        for counter, sweep in sweeps.items():
             # Until one batch changes nothing: if several sweep, a batch that was changed in part is not the last.
-            while await sweep():
-                pass
+            while changed := await sweep():
+                telemetry.count(counter, changed)
 
     async def _finish_interrupted(self) -> None:
         while True:

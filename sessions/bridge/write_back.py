@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import assert_never
 
+from sessions import telemetry
 from sessions.bridge.leased_work import Broken, CutOff, Done, Ending, OutOfTime, renewed, run
 from sessions.bridge.outcomes import (
     Applied,
@@ -19,7 +20,7 @@ from sessions.bridge.outcomes import (
 )
 from sessions.bridge.transient_failures import RetryOn, passes_after
 from sessions.domain.errors import InvalidTransition, LeaseLost, SessionError, SessionNotFound, TransitionConflict
-from sessions.domain.lifecycle import SessionStatus
+from sessions.domain.lifecycle import LeaseKind, SessionStatus
 from sessions.domain.models import ApplyClaim
 from sessions.failures import reason_of, traces_of
 from sessions.log_events import LogEvent, log
@@ -65,7 +66,10 @@ async def write_back_for(
     try:
         claim = await repository.claim_apply(session_id, user_id=user_id, preview_id=preview_id)
     except SessionError as error:
+        telemetry.count("sessions.claims", kind=LeaseKind.APPLY, how=telemetry.LOST)
         return _confirmed(error)
+    how = telemetry.WON_NEW if claim.attempt == 1 else telemetry.WON_BY_TAKE_OVER
+    telemetry.count("sessions.claims", kind=claim.kind, how=how)
     has_begun = False
 
     async def write() -> None:
@@ -76,7 +80,9 @@ async def write_back_for(
     news = repository._lease_news  # noqa: SLF001 - the door that it has for the bridge
     try:
         async with renewed(claim, lambda: repository.renew(claim), news=news, since=since) as renewal:
-            ending = await run(write, claim, renewal=renewal, within=within)
+            with telemetry.timed("sessions.write_back") as by:
+                ending = await run(write, claim, renewal=renewal, within=within)
+                by["ending"] = type(ending).__name__
             # What has been done is recorded, whatever time limit its caller had for the whole.
             return await to_the_end(_record(repository, claim, ending, retry_on), inherits=False)
     except (LeaseLost, SessionNotFound) as lost:

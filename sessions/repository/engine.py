@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from secrets import token_hex
 from typing import Any, Final, TypeVar, assert_never
 
+from sessions import telemetry
 from sessions.domain import inputs
 from sessions.domain.errors import (
     ConflictReason,
@@ -121,6 +122,7 @@ class Engine:
             session_id=inputs.identifier("session_id", session_id),
             user_id=inputs.integer("user_id", user_id),
             lease=self._lease if lease is None else inputs.duration("lease", lease),
+            traceparent=telemetry.traceparent(),
             operation_id=self._operation_id(operation_id),
             max_attempts=self._max_attempts,
             reply_id=reply_id,

@@ -185,12 +185,14 @@ def claim(call: Call, at: datetime, *, kind: LeaseKind) -> Write:
     update = Update(at)
     reason = "" if replaced is None else REPLACED_REASON
     update.enter(LEASES[kind].held_in, call.name, reason=reason, operation_id=call.operation_id)
+    traced = {} if call.traceparent is None else {"traceparent": call.traceparent}
     update.lease(
         {
             "kind": kind.value,
             "operation_id": call.operation_id,
             "reply_id": call.reply_id,
             "expires_at": at + call.lease,
+            **traced,
         }
     )
     update.add("fencing_token", 1)

@@ -10,6 +10,7 @@ import pytest
 import sessions
 from sessions.failures import all_within, reason_of, traces_of
 from sessions.log_events import LogEvent, log
+from sessions.telemetry import INSTRUMENTS
 
 PRIVATE: Final = "my doctor's name"
 SOURCES: Final = sorted(Path(sessions.__file__).parent.rglob("*.py"))
@@ -73,3 +74,15 @@ def test_errors_that_stand_behind_each_other() -> None:
         outer.__cause__ = chain
         chain = outer
     assert len(all_within(chain)) == 1_000
+
+
+def test_the_page_names_each_event() -> None:
+    """The documentation's table is that of the code."""
+    page = (Path(__file__).parents[2] / "docs" / "observability.md").read_text(encoding="utf-8")
+    for event in LogEvent:
+        fields = ", ".join(f"`{name}`" for name in event.fields)
+        assert f"| `{event.event_name}` | {logging.getLevelName(event.level).lower()} | {fields} |" in page
+    assert page.count("| `sessions.") == len(LogEvent) + len(INSTRUMENTS)
+    for name, each in INSTRUMENTS.items():
+        by = ", ".join(f"`{attribute}`" for attribute in each.by) or "-"
+        assert f"| `{name}` | {each.kind.replace('_', ' ')} | {each.unit} | {by} | {each.says} |" in page
