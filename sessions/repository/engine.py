@@ -156,7 +156,9 @@ class Engine:
             return replaced
         found = await self._found(store, call, self._clock.now())
         lease = None if found is None else found.session.lease
-        return lease if lease is not None and lease.operation_id == replaced else None
+        # An apply lease is held for no message, and nothing replaces it.
+        is_named = lease is not None and lease.operation_id == replaced and lease.reply_id is not None
+        return lease if is_named else None
 
     async def _give_back(self, claim: Claim) -> None:
         """Release a claim whose caller was cancelled before receiving it."""

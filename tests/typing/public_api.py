@@ -1,5 +1,6 @@
 """What the type checker must infer for a user; checked, never run."""
 
+from datetime import timedelta
 from typing import assert_type
 
 from sessions import (
@@ -41,11 +42,14 @@ async def answers(repository: SessionRepository, claim: RerunClaim, confirmed: A
     assert_type(await repository.history("s", user_id=1), list[Transition])
     assert_type(await repository.get_or_create(1, "t"), tuple[ActiveScheduleSessionSnapshot, bool])
     assert_type(await repository.claim_rerun("s", user_id=1, reply_id="m"), RerunClaim)
+    assert_type(await repository.claim_rerun("s", user_id=1, reply_id="m", replaces=claim.session.lease), RerunClaim)
+    assert_type(await repository.interrupt("s", user_id=1), ActiveScheduleSessionSnapshot)
     assert_type(await repository.renew(claim), RerunClaim)
     assert_type(await repository.release(claim), ActiveScheduleSessionSnapshot)
     assert_type(await repository.claim_apply("s", user_id=1, preview_id="p"), ApplyClaim)
     assert_type(await repository.renew(confirmed), ApplyClaim)
     assert_type(await repository.release(confirmed), ActiveScheduleSessionSnapshot)
+    assert_type(await repository.postpone(confirmed, after=timedelta(seconds=5)), ActiveScheduleSessionSnapshot)
     assert_type(await repository.complete_apply(confirmed), ActiveScheduleSessionSnapshot)
     assert_type(await repository.interrupted_applies(), list[ActiveScheduleSessionSnapshot])
     assert_type(await repository.expire_due(), int)
