@@ -141,7 +141,7 @@ async def test_each_sweep_uses_an_index(crowded: "Database") -> None:
 
 @pytest.mark.parametrize("field", reads.REPLY_FIELDS)
 async def test_a_message_that_was_handled_is_found_by_one_key(crowded: "Database", field: str) -> None:
-    """Ten thousand ended sessions of its conversation do not make it dearer, nor whether it was answered or replaced."""
+    """Ten thousand ended sessions of its conversation make it no dearer, nor whether it was answered or replaced."""
     collection: Any = crowded[COLLECTION]
     await collection.update_one({"_id": "ended-00077"}, {"$set": {field: ["older", "newer"]}})
     for reply_id, found in (("newer", 1), ("unknown", 0)):

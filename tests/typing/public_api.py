@@ -14,6 +14,7 @@ from sessions import (
     CachedRouter,
     Change,
     Closed,
+    Deferred,
     Dismissed,
     FreeChat,
     Held,
@@ -25,6 +26,7 @@ from sessions import (
     SessionBridge,
     SessionRepository,
     SessionStatus,
+    Stopped,
     Superseded,
     TimedOut,
     Transition,
@@ -63,12 +65,22 @@ async def outcomes(bridge: SessionBridge) -> None:
     assert_type(start.session, ActiveScheduleSessionSnapshot)
     assert_type(
         handled,
-        FreeChat | Asked | PreviewShown | Closed | Held | AlreadyHandled | RerunFailed | TimedOut | Superseded,
+        FreeChat
+        | Asked
+        | PreviewShown
+        | Closed
+        | Held
+        | AlreadyHandled
+        | RerunFailed
+        | TimedOut
+        | Superseded
+        | Deferred,
     )
     assert_type(handled.session, ActiveScheduleSessionSnapshot | None)
     confirmed = await bridge.confirm(1, "s", preview_id="p")
-    assert_type(confirmed, Applied | ApplyFailed | Held | TimedOut | Superseded)
+    assert_type(confirmed, Applied | ApplyFailed | Held | TimedOut | Superseded | Deferred)
     assert_type(await bridge.dismiss(1, "s"), Dismissed | Held)
+    assert_type(await bridge.stop(1, "s"), Stopped | Held)
     match handled:
         case Asked(session, payload):
             assert_type(session, ActiveScheduleSessionSnapshot)
