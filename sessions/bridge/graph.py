@@ -98,11 +98,20 @@ class Fail:
     payload: object = field(default=None, repr=False, hash=False)
 
 
-@dataclass(frozen=True, slots=True)
-class NotAnAnswer:
-    """The message is a side question or a change of topic: ordinary chat answers it, and the question stands."""
+class NotAnAnswer(Exception):
+    """The message is a side question or a change of topic: ordinary chat answers it, and the question stands.
 
-    payload: object = field(default=None, repr=False, hash=False)
+    Returned, or raised anywhere in the graph.
+    """
+
+    def __init__(self, payload: object = None) -> None:
+        super().__init__()
+        self._payload = payload
+
+    @property
+    def payload(self) -> object:
+        """For the outcome."""
+        return self._payload
 
 
 GraphResult = AskUser | ShowPreview | Close | Fail | NotAnAnswer

@@ -84,18 +84,29 @@ async def rerun_for(
         raise
 
 
+def _raised(error: BaseException) -> NotAnAnswer | None:
+    """The answer that a graph raised, alone or among what its other branches met."""
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(_raised, error.exceptions)), None)
+    return error if isinstance(error, NotAnAnswer) else None
+
+
 async def _record(repository: SessionRepository, claim: RerunClaim, ending: Ending[GraphResult]) -> Handled:
+    result: GraphResult
     match ending:
         case CutOff(error):
             raise error
         case OutOfTime():
             return TimedOut(await repository.release(claim, reason=TIMED_OUT, count_attempt=True))
         case Broken(error):
-            reason = reason_of("the graph", error)
-            log_failure(f"session {claim.session.session_id}", reason, error)
-            return RerunFailed(await repository.fail_rerun(claim, reason=reason))
-        case Done(result):
-            pass
+            raised = _raised(error)
+            if raised is None:
+                reason = reason_of("the graph", error)
+                log_failure(f"session {claim.session.session_id}", reason, error)
+                return RerunFailed(await repository.fail_rerun(claim, reason=reason))
+            result = raised
+        case Done(answer):
+            result = answer
         case _:
             assert_never(ending)
     try:
