@@ -15,13 +15,12 @@ from sessions.domain.models import ActiveScheduleSessionSnapshot, derive_session
 from sessions.extras import needs_extra
 
 with needs_extra("langgraph", "sessions.langgraph"):
-    from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.pregel import Pregel
     from langgraph.types import Command, Interrupt, StateSnapshot
 
 from sessions.langgraph.questions import Ask, Reply, default_ask, default_reply
-from sessions.langgraph.run_threads import IDEMPOTENCY_KEY, MESSAGE, STOOD_AT, THREAD, Run, RunThreads
+from sessions.langgraph.run_threads import IDEMPOTENCY_KEY, MESSAGE, STOOD_AT, THREAD, Run, RunThreads, config_of
 
 logger = logging.getLogger("sessions")
 Told = TypeVar("Told")
@@ -205,11 +204,10 @@ class GraphRerun:
 
     async def _run(self, given: Any, thread: str, marks: Mapping[str, str]) -> None:
         # What a node has done is kept before the next one begins, so that a worker that dies costs one node at most.
-        config: RunnableConfig = {"configurable": {"thread_id": thread}, "metadata": dict(marks)}
-        await self._graph.ainvoke(given, config, durability="sync")
+        await self._graph.ainvoke(given, config_of(thread, marks), durability="sync")
 
     async def _state(self, thread: str) -> StateSnapshot:
-        return await self._graph.aget_state({"configurable": {"thread_id": thread}})
+        return await self._graph.aget_state(config_of(thread))
 
     async def _result(self, state: StateSnapshot) -> AskUser | ShowPreview | Close | Fail:
         if asked := _pending(state):

@@ -49,6 +49,11 @@ class Run(NamedTuple):
         }
 
 
+def config_of(thread: str, marks: Mapping[str, str] | None = None) -> RunnableConfig:
+    """The configuration of a thread, and of a run for what its marks say."""
+    return {"configurable": {"thread_id": thread}, "metadata": dict(marks or {})}
+
+
 class RunThreads:
     """A checkpointer's threads, by what every checkpointer can do."""
 

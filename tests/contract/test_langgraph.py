@@ -1,0 +1,283 @@
+"""`GraphRerun`: a message resumes the graph once, and what a run did that nobody recorded leaves no trace."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from langgraph.checkpoint.base import BaseCheckpointSaver
+
+from sessions import (
+    ActiveScheduleSessionSnapshot,
+    AlreadyHandled,
+    Asked,
+    AskUser,
+    Closed,
+    FreeChat,
+    Held,
+    PreviewShown,
+    RerunFailed,
+    SessionBridge,
+    SessionRepository,
+    SessionStatus,
+    Superseded,
+    TimedOut,
+)
+from sessions.testing import MovedClock
+from tests.support.held_graph import HeldGraph
+
+Saver = BaseCheckpointSaver[Any]
+TUESDAY = ["look lesson-1", "find Tuesday", "check Tuesday"]
+
+
+async def begun(graph: HeldGraph, bridge: SessionBridge, trigger_id: str = "t") -> ActiveScheduleSessionSnapshot:
+    """The trigger's session, asked in conversation ``c``."""
+    result = await graph.rerun.begin(7, trigger_id, {"lesson": "lesson-1"})
+    started = await bridge.start(7, trigger_id, result, conversation_id="c")
+    assert isinstance(started, Asked)
+    return started.session
+
+
+async def everything(saver: Saver) -> list[Any]:
+    """All that the checkpointer holds, but for what a thread's own checkpoint says of its reading."""
+    return [(each.config, each.checkpoint, each.metadata, each.pending_writes) async for each in saver.alist(None)]
+
+
+async def test_a_conversation(repository: SessionRepository, saver: Saver) -> None:
+    """Each message resumes the graph: to the next question, to the preview, to a changed preview."""
+    graph = HeldGraph(saver)
+    bridge = SessionBridge(repository, graph.rerun)
+    session = await begun(graph, bridge)
+    assert session.state.pending_question == "Which day?"
+    asked = await bridge.handle(7, "c", "Tuesday", message_id="m1")
+    assert isinstance(asked, Asked)
+    assert (asked.session.state.pending_question, asked.session.state.missing_info) == (
+        "Tuesday, at what time?",
+        ("time",),
+    )
+    shown = await bridge.handle(7, "c", "10:00", message_id="m2")
+    assert isinstance(shown, PreviewShown)
+    assert (shown.session.current_preview_id, shown.payload) == ("preview-m2", "Tuesday at 10:00")
+    changed = await bridge.refine(7, session.session_id, "11:00", preview_id="preview-m2", message_id="m3")
+    assert isinstance(changed, PreviewShown)
+    assert (changed.session.current_preview_id, changed.payload) == ("preview-m3", "Tuesday at 11:00")
+    assert graph.effects == [*TUESDAY, "book Tuesday 10:00", "book Tuesday 11:00"]
+
+
+async def test_a_graph_that_ends(repository: SessionRepository, saver: Saver) -> None:
+    """A graph that has come to its end is asked by ``finish`` what that means."""
+    graph = HeldGraph(saver)
+    bridge = SessionBridge(repository, graph.rerun)
+    await begun(graph, bridge)
+    closed = await bridge.handle(7, "c", "never", message_id="m1")
+    assert isinstance(closed, Closed)
+    assert (await repository.history(closed.session.session_id, user_id=7))[-1].reason == "no lesson on never"
+
+
+async def test_five_replies_at_once_resume_once(repository: SessionRepository, saver: Saver) -> None:
+    """Of five replies to one question, one of them delivered twice, one resumes the graph."""
+    graph = HeldGraph(saver)
+    bridge = SessionBridge(repository, graph.rerun)
+    session = await begun(graph, bridge)
+    deliveries = [
+        bridge.handle(7, "c", "Tuesday", message_id=message_id, question_id=session.question_id)
+        for message_id in ("m1", "m1", "m2", "m3", "m4")
+    ]
+    outcomes = await asyncio.gather(*deliveries, return_exceptions=True)
+    assert sum(isinstance(outcome, Asked) for outcome in outcomes) == 1
+    assert {type(outcome).__name__ for outcome in outcomes} <= {"Asked", "Held", "AlreadyHandled", "StaleReply"}
+    assert graph.effects == TUESDAY
+
+
+# --- stopped, replaced, taken over, retried ---------------------------------------------------------------------
+
+
+async def stopped_midway(graph: HeldGraph, bridge: SessionBridge, node: str = "check") -> None:
+    """Message ``m1`` is claimed, and cancelled before this node does its work. `SessionBridge.stop` does the same."""
+    async with graph.holding(node) as reached:
+        running = asyncio.create_task(bridge.handle(7, "c", "Tuesday", message_id="m1"))
+        await reached.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
+@pytest.mark.parametrize("node", ["find", "check"])
+async def test_a_stopped_message_that_comes_again(repository: SessionRepository, saver: Saver, node: str) -> None:
+    """The same message goes on where it was stopped: no node that had ended runs twice."""
+    graph = HeldGraph(saver)
+    bridge = SessionBridge(repository, graph.rerun)
+    await begun(graph, bridge)
+    await stopped_midway(graph, bridge, node)
+    again = HeldGraph(saver, graph.effects)
+    outcome = await SessionBridge(repository, again.rerun).handle(7, "c", "Tuesday", message_id="m1")
+    assert isinstance(outcome, Asked)
+    assert outcome.session.state.pending_question == "Tuesday, at what time?"
+    assert graph.effects == TUESDAY
+
+
+async def test_a_stopped_message_that_another_follows(repository: SessionRepository, saver: Saver) -> None:
+    """Another message goes on from where the session stands: of the stopped one it meets nothing.
+
+    `SessionBridge.handle` with ``while_running=WhileRunning.REPLACE`` does the same.
+    """
+    graph = HeldGraph(saver)
+    bridge = SessionBridge(repository, graph.rerun)
+    await begun(graph, bridge)
+    await stopped_midway(graph, bridge)
+    outcome = await bridge.handle(7, "c", "Friday", message_id="m2")
+    assert isinstance(outcome, Asked)
+    assert outcome.session.state.pending_question == "Friday, at what time?"
+    assert graph.effects == ["look lesson-1", "find Tuesday", "find Friday", "check Friday"]
+    shown = await bridge.handle(7, "c", "10:00", message_id="m3")
+    assert isinstance(shown, PreviewShown)
+    assert shown.payload == "Friday at 10:00"
+
+
+@pytest.mark.parametrize("message_id", ["m1", "m2"], ids=["the same message", "another message"])
+async def test_a_worker_that_lives_on(
+    repository: SessionRepository, session_clock: MovedClock, saver: Saver, message_id: str
+) -> None:
+    """What a worker still does whose lease was taken over changes nothing of what the newer run sees, or left."""
+    late, graph = HeldGraph(saver), HeldGraph(saver)
+    late_bridge, bridge = (SessionBridge(repository, each.rerun) for each in (late, graph))
+    await begun(late, late_bridge)
+    async with graph.holding("check") as newer_reached:
+        async with late.holding("check") as reached:
+            running = asyncio.create_task(late_bridge.handle(7, "c", "Tuesday", message_id="m1"))
+            await reached.wait()
+            session_clock.advance(seconds=61)
+            text = "Tuesday" if message_id == "m1" else "Friday"
+            newer = asyncio.create_task(bridge.handle(7, "c", text, message_id=message_id))
+            await newer_reached.wait()
+        # The late one goes on to its next question while the newer one is in the middle.
+        assert isinstance(await running, Superseded)
+    outcome = await newer
+    assert isinstance(outcome, Asked)
+    assert late.effects == TUESDAY
+    assert graph.effects == (["check Tuesday"] if message_id == "m1" else ["find Friday", "check Friday"])
+    shown = await bridge.handle(7, "c", "10:00", message_id="m3")
+    assert isinstance(shown, PreviewShown)
+    assert shown.payload == f"{text} at 10:00"
+
+
+async def test_a_worker_that_ends_after_the_session_went_on(
+    repository: SessionRepository, session_clock: MovedClock, saver: Saver
+) -> None:
+    """A message that was taken over and recorded stands as it was recorded, whatever its first worker writes later."""
+    late, graph = HeldGraph(saver), HeldGraph(saver)
+    late_bridge, bridge = (SessionBridge(repository, each.rerun) for each in (late, graph))
+    await begun(late, late_bridge)
+    async with late.holding("check") as reached:
+        running = asyncio.create_task(late_bridge.handle(7, "c", "Tuesday", message_id="m1"))
+        await reached.wait()
+        session_clock.advance(seconds=61)
+        assert isinstance(await bridge.handle(7, "c", "Friday", message_id="m2"), Asked)
+    assert isinstance(await running, Superseded)
+    assert isinstance(await late_bridge.handle(7, "c", "Tuesday", message_id="m2"), AlreadyHandled)
+    shown = await bridge.handle(7, "c", "10:00", message_id="m3")
+    assert isinstance(shown, PreviewShown)
+    assert shown.payload == "Friday at 10:00"
+
+
+async def test_a_worker_that_died_before_it_could_record(
+    repository: SessionRepository, session_clock: MovedClock, saver: Saver
+) -> None:
+    """The graph stood at its next question, its answer was not recorded: the message again runs no node."""
+    graph = HeldGraph(saver)
+    bridge = SessionBridge(repository, graph.rerun)
+    session = await begun(graph, bridge)
+    dead = await repository.claim_rerun(session.session_id, user_id=7, reply_id="m1", lease=timedelta(seconds=1))
+    from sessions import Turn
+
+    turn = Turn(session=dead.session, text="Tuesday", message_id="m1", attempt=1)
+    assert await graph.rerun(turn) == AskUser("Tuesday, at what time?", ["time"])
+    session_clock.at = dead.expires_at
+    outcome = await bridge.handle(7, "c", "Tuesday", message_id="m1")
+    assert isinstance(outcome, Asked)
+    assert outcome.session.state.pending_question == "Tuesday, at what time?"
+    assert graph.effects == TUESDAY
+    assert isinstance(await bridge.handle(7, "c", "Tuesday", message_id="m1"), AlreadyHandled)
+
+
+async def test_a_run_that_took_too_long(repository: SessionRepository, saver: Saver) -> None:
+    """Retried after `TimedOut` the message goes on where it was."""
+    graph = HeldGraph(saver)
+    bridge = SessionBridge(repository, graph.rerun, max_rerun=timedelta(seconds=1))
+    await begun(graph, bridge)
+    async with graph.holding("check"):
+        assert isinstance(await bridge.handle(7, "c", "Tuesday", message_id="m1"), TimedOut)
+    assert isinstance(await bridge.handle(7, "c", "Tuesday", message_id="m1"), Asked)
+    assert graph.effects == TUESDAY
+
+
+class NotNowError(Exception):
+    """What a node raises that cannot do its work now."""
+
+
+async def test_what_a_node_raises_reaches_the_bridge(repository: SessionRepository, saver: Saver) -> None:
+    """`TryAgain`, and any other error, leaves as it is; the message again goes on before the node that raised."""
+    graph = HeldGraph(saver)
+    session = await begun(graph, SessionBridge(repository, graph.rerun))
+    raised = NotNowError()
+    graph.broken["check"] = raised
+    from sessions import Turn
+
+    claim = await repository.claim_rerun(session.session_id, user_id=7, reply_id="m1")
+    with pytest.raises(NotNowError) as met:
+        await graph.rerun(Turn(session=claim.session, text="Tuesday", message_id="m1", attempt=1))
+    assert met.value is raised
+    await repository.release(claim, count_attempt=True)
+    outcome = await SessionBridge(repository, graph.rerun).handle(7, "c", "Tuesday", message_id="m1")
+    assert isinstance(outcome, Asked)
+    assert graph.effects == TUESDAY
+
+
+async def test_an_error_of_the_graph(repository: SessionRepository, saver: Saver) -> None:
+    """It ends the session as the bridge has it."""
+    graph = HeldGraph(saver)
+    bridge = SessionBridge(repository, graph.rerun)
+    await begun(graph, bridge)
+    graph.broken["check"] = ValueError("Tuesday")
+    outcome = await bridge.handle(7, "c", "Tuesday", message_id="m1")
+    assert isinstance(outcome, RerunFailed)
+    assert outcome.session.status is SessionStatus.FAILED
+    assert outcome.session.state.failed_reason == "the graph raised ValueError"
+
+
+async def test_a_side_question(repository: SessionRepository, saver: Saver) -> None:
+    """`NotAnAnswer` raised in a node: ordinary chat answers, the question stands, the next message meets no trace."""
+    graph = HeldGraph(saver)
+    bridge = SessionBridge(repository, graph.rerun)
+    session = await begun(graph, bridge)
+    for number in range(3):
+        outcome = await bridge.handle(7, "c", "will it rain?", message_id=f"side-{number}")
+        assert isinstance(outcome, FreeChat)
+        assert outcome.payload == "will it rain?"
+        assert outcome.session is not None
+        assert outcome.session.question_id == session.question_id
+    assert isinstance(await bridge.handle(7, "c", "Tuesday", message_id="m1"), Asked)
+    assert graph.effects == TUESDAY
+
+
+async def test_a_change_that_a_graph_does_not_wait_for(repository: SessionRepository, saver: Saver) -> None:
+    """A graph that has ended cannot change its preview: the preview stands."""
+    from langgraph.graph import START, StateGraph
+
+    from sessions import ShowPreview
+    from sessions.langgraph import GraphRerun
+    from tests.support.held_graph import Lesson
+
+    builder = StateGraph(Lesson)
+    builder.add_node("look", lambda state: {"day": "Tuesday"})
+    builder.add_edge(START, "look")
+    rerun = GraphRerun(builder.compile(checkpointer=saver), finish=lambda values: ShowPreview("p", payload=values))
+    bridge = SessionBridge(repository, rerun)
+    shown = await bridge.start(7, "t", await rerun.begin(7, "t", {"lesson": "1"}))
+    assert isinstance(shown, PreviewShown)
+    assert shown.payload == {"lesson": "1", "day": "Tuesday"}
+    outcome = await bridge.refine(7, shown.session.session_id, "later", preview_id="p", message_id="m1")
+    assert isinstance(outcome, FreeChat)
+    assert outcome.session is not None
+    assert outcome.session.current_preview_id == "p"
+    assert not isinstance(outcome, Held)
