@@ -20,7 +20,16 @@ with needs_extra("langgraph", "sessions.langgraph"):
     from langgraph.types import Command, Interrupt, StateSnapshot
 
 from sessions.langgraph.questions import Ask, Reply, default_ask, default_reply
-from sessions.langgraph.run_threads import IDEMPOTENCY_KEY, MESSAGE, STOOD_AT, THREAD, Run, RunThreads, config_of
+from sessions.langgraph.run_threads import (
+    IDEMPOTENCY_KEY,
+    MESSAGE,
+    STOOD_AT,
+    THREAD,
+    Run,
+    RunThreads,
+    config_of,
+    without_paths,
+)
 
 logger = logging.getLogger("sessions")
 Told = TypeVar("Told")
@@ -67,7 +76,7 @@ class GraphRerun:
         saver = graph.checkpointer
         if not isinstance(saver, BaseCheckpointSaver):
             raise InvalidSessionInput("graph", "a graph that was compiled with a checkpointer")
-        self._graph = graph
+        self._graph = graph.copy({"checkpointer": without_paths(saver)})
         self._threads = RunThreads(saver)
         self._finish = finish
         self._ask = ask

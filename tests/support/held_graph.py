@@ -31,6 +31,7 @@ class HeldGraph:
 
     def __init__(self, saver: BaseCheckpointSaver[Any], effects: list[str] | None = None) -> None:
         self.effects = effects if effects is not None else []
+        self.question = "Which day?"
         self.held: dict[str, tuple[asyncio.Event, asyncio.Event]] = {}
         self.broken: dict[str, BaseException] = {}
         builder = StateGraph(Lesson)
@@ -46,6 +47,17 @@ class HeldGraph:
         builder.add_edge("propose", "book")
         self.graph: Pregel[Any, Any, Any, Any] = builder.compile(checkpointer=saver)
         self.rerun = GraphRerun(self.graph, finish=lambda values: Close(f"no lesson on {values['day']}"))
+
+    schema = Lesson
+
+    def inner(self, checkpointer: bool | None) -> Pregel[Any, Any, Any, Any]:  # noqa: FBT001 - as LangGraph has it
+        """The same without its preview, as a subgraph."""
+        builder = StateGraph(Lesson)
+        names = ("look", "ask_day", "find", "check", "ask_time", "book")
+        for before, name in zip((START, *names), names, strict=False):
+            builder.add_node(name, getattr(self, name))
+            builder.add_edge(before, name)
+        return builder.compile(checkpointer=checkpointer)
 
     @asynccontextmanager
     async def holding(self, node: str) -> AsyncIterator[asyncio.Event]:
@@ -75,7 +87,7 @@ class HeldGraph:
 
     async def ask_day(self, state: Lesson) -> Lesson:
         """A question that is a text; a side question comes back as such."""
-        day: str = interrupt("Which day?")
+        day: str = interrupt(self.question)
         if day.endswith("?"):
             raise NotAnAnswer(day)
         return {"day": day}
