@@ -197,7 +197,7 @@ class GraphRerun:
 
     async def _last_run(self, thread: str, session: ActiveScheduleSessionSnapshot) -> Run:
         """The run of the last claim that came so far as to have one, or the trigger's."""
-        for token in range(session.fencing_token, 0, -1):
+        for token in range(session.fencing_token - 1, 0, -1):
             if (run := await self._threads.read(_thread_of(thread, session, token))) is not None:
                 return run
         registered = await self._threads.register(thread)
@@ -221,8 +221,8 @@ class GraphRerun:
     async def _result(self, state: StateSnapshot) -> AskUser | ShowPreview | Close | Fail:
         if asked := _pending(state):
             return await _awaited(self._ask(asked))
-        if state.next:
-            stopped = ", ".join(state.next)
+        if state.tasks:
+            stopped = ", ".join(task.name for task in state.tasks)
             raise RuntimeError(f"the graph stopped before {stopped} without an interrupt, so nobody can be asked")
         return await _awaited(self._finish(state.values))
 
@@ -239,7 +239,11 @@ def _pending(state: StateSnapshot) -> list[Interrupt[Any]]:
 
 def _is_settled(state: StateSnapshot) -> bool:
     """Whether there is nothing left to run before somebody answers."""
-    return all(task.result is not None or (task.interrupts and task.error is None) for task in state.tasks)
+    waits = bool(_pending(state)) and all(
+        task.result is not None or (task.interrupts and task.error is None) for task in state.tasks
+    )
+    # Tasks that have all ended are still to be merged into the next checkpoint.
+    return waits or not state.tasks
 
 
 async def _awaited(told: Told | Awaitable[Told]) -> Told:

@@ -1,30 +1,40 @@
 """`GraphRerun`: a message resumes the graph once, and what a run did that nobody recorded leaves no trace."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
+from itertools import chain
+from typing import Annotated, Any, TypedDict
 
 import pytest
-from langgraph.checkpoint.base import BaseCheckpointSaver
+from langchain_core.runnables import RunnableConfig
+from langgraph.channels import DeltaChannel
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import interrupt
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
     AlreadyHandled,
     Asked,
     AskUser,
+    Close,
     Closed,
     FreeChat,
-    Held,
+    NotAnAnswer,
     PreviewShown,
     RerunFailed,
     SessionBridge,
     SessionRepository,
     SessionStatus,
+    ShowPreview,
     Superseded,
     TimedOut,
+    Turn,
 )
+from sessions.langgraph import GraphRerun
 from sessions.testing import MovedClock
-from tests.support.held_graph import HeldGraph
+from tests.support.held_graph import HeldGraph, Lesson
 
 Saver = BaseCheckpointSaver[Any]
 TUESDAY = ["look lesson-1", "find Tuesday", "check Tuesday"]
@@ -38,9 +48,18 @@ async def begun(graph: HeldGraph, bridge: SessionBridge, trigger_id: str = "t") 
     return started.session
 
 
-async def everything(saver: Saver) -> list[Any]:
-    """All that the checkpointer holds, but for what a thread's own checkpoint says of its reading."""
-    return [(each.config, each.checkpoint, each.metadata, each.pending_writes) async for each in saver.alist(None)]
+async def stored(saver: Saver) -> dict[str, list[Any]]:
+    """All that the checkpointer holds, by its threads."""
+    threads: dict[str, list[Any]] = {}
+    async for each in saver.alist(None):
+        kept = (each.config, each.checkpoint["channel_values"], each.metadata, each.pending_writes)
+        threads.setdefault(each.config["configurable"]["thread_id"], []).append(kept)
+    return threads
+
+
+def thread_of(session: ActiveScheduleSessionSnapshot, token: int) -> str:
+    """The thread of a claim's run."""
+    return f"{session.key_prefix}:{token}"
 
 
 async def test_a_conversation(repository: SessionRepository, saver: Saver) -> None:
@@ -167,13 +186,17 @@ async def test_a_worker_that_ends_after_the_session_went_on(
     """A message that was taken over and recorded stands as it was recorded, whatever its first worker writes later."""
     late, graph = HeldGraph(saver), HeldGraph(saver)
     late_bridge, bridge = (SessionBridge(repository, each.rerun) for each in (late, graph))
-    await begun(late, late_bridge)
+    session = await begun(late, late_bridge)
     async with late.holding("check") as reached:
         running = asyncio.create_task(late_bridge.handle(7, "c", "Tuesday", message_id="m1"))
         await reached.wait()
         session_clock.advance(seconds=61)
         assert isinstance(await bridge.handle(7, "c", "Friday", message_id="m2"), Asked)
+        before = await stored(saver)
     assert isinstance(await running, Superseded)
+    assert late.effects == TUESDAY
+    after = await stored(saver)
+    assert [thread for thread in after if after[thread] != before.get(thread)] == [thread_of(session, token=1)]
     assert isinstance(await late_bridge.handle(7, "c", "Tuesday", message_id="m2"), AlreadyHandled)
     shown = await bridge.handle(7, "c", "10:00", message_id="m3")
     assert isinstance(shown, PreviewShown)
@@ -188,8 +211,6 @@ async def test_a_worker_that_died_before_it_could_record(
     bridge = SessionBridge(repository, graph.rerun)
     session = await begun(graph, bridge)
     dead = await repository.claim_rerun(session.session_id, user_id=7, reply_id="m1", lease=timedelta(seconds=1))
-    from sessions import Turn
-
     turn = Turn(session=dead.session, text="Tuesday", message_id="m1", attempt=1)
     assert await graph.rerun(turn) == AskUser("Tuesday, at what time?", ["time"])
     session_clock.at = dead.expires_at
@@ -221,8 +242,6 @@ async def test_what_a_node_raises_reaches_the_bridge(repository: SessionReposito
     session = await begun(graph, SessionBridge(repository, graph.rerun))
     raised = NotNowError()
     graph.broken["check"] = raised
-    from sessions import Turn
-
     claim = await repository.claim_rerun(session.session_id, user_id=7, reply_id="m1")
     with pytest.raises(NotNowError) as met:
         await graph.rerun(Turn(session=claim.session, text="Tuesday", message_id="m1", attempt=1))
@@ -262,12 +281,6 @@ async def test_a_side_question(repository: SessionRepository, saver: Saver) -> N
 
 async def test_a_change_that_a_graph_does_not_wait_for(repository: SessionRepository, saver: Saver) -> None:
     """A graph that has ended cannot change its preview: the preview stands."""
-    from langgraph.graph import START, StateGraph
-
-    from sessions import ShowPreview
-    from sessions.langgraph import GraphRerun
-    from tests.support.held_graph import Lesson
-
     builder = StateGraph(Lesson)
     builder.add_node("look", lambda state: {"day": "Tuesday"})
     builder.add_edge(START, "look")
@@ -280,4 +293,94 @@ async def test_a_change_that_a_graph_does_not_wait_for(repository: SessionReposi
     assert isinstance(outcome, FreeChat)
     assert outcome.session is not None
     assert outcome.session.current_preview_id == "p"
-    assert not isinstance(outcome, Held)
+
+
+# --- what it reads ------------------------------------------------------------------------------------------------
+
+
+class Looping(TypedDict, total=False):
+    """Whatever was said."""
+
+    said: list[str]
+
+
+def reading(saver: Saver, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the checkpoints that are read from now on."""
+    read: list[str] = []
+    listing, getting = saver.alist, saver.aget_tuple
+
+    async def alist(*given: Any, **named: Any) -> AsyncIterator[CheckpointTuple]:
+        async for each in listing(*given, **named):
+            read.append(each.checkpoint["id"])
+            yield each
+
+    async def aget_tuple(config: RunnableConfig) -> CheckpointTuple | None:
+        if (found := await getting(config)) is not None:
+            read.append(found.checkpoint["id"])
+        return found
+
+    monkeypatch.setattr(saver, "alist", alist)
+    monkeypatch.setattr(saver, "aget_tuple", aget_tuple)
+    return read
+
+
+async def test_a_long_history(repository: SessionRepository, saver: Saver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fortieth message reads as few checkpoints as the second, and one more after forty side questions."""
+    read = reading(saver, monkeypatch)
+
+    def ask(state: Looping) -> Looping:
+        said: str = interrupt("And then?")
+        if said.endswith("?"):
+            raise NotAnAnswer
+        return {"said": [*state.get("said", []), said]}
+
+    builder = StateGraph(Looping)
+    builder.add_node("ask", ask)
+    builder.add_edge(START, "ask")
+    builder.add_edge("ask", "ask")
+    rerun = GraphRerun(builder.compile(checkpointer=saver), finish=lambda _: Close())
+    bridge = SessionBridge(repository, rerun)
+    await bridge.start(7, "t", await rerun.begin(7, "t", {"said": []}), conversation_id="c")
+
+    async def reads(message_id: str, text: str, kind: type) -> int:
+        read.clear()
+        assert isinstance(await bridge.handle(7, "c", text, message_id=message_id), kind)
+        return len(read)
+
+    counts = [await reads(f"m{number}", "this", Asked) for number in range(40)]
+    assert set(counts[1:]) == {5}  # two of the run before, its state, the graph's own, the new state
+    for number in range(40):
+        await reads(f"side-{number}", "what?", FreeChat)
+    assert await reads("m40", "that", Asked) == 6
+    state = await rerun.begin(7, "t", {"said": []})
+    assert state == AskUser("And then?")
+    every = [each.checkpoint async for each in saver.alist(None)]
+    newest = max(every, key=lambda checkpoint: checkpoint["id"])
+    assert newest["channel_values"]["said"] == ["this"] * 40 + ["that"]
+
+
+class Collected(TypedDict):
+    """A channel that is stored as its changes."""
+
+    said: Annotated[list[str], DeltaChannel(lambda said, writes: [*said, *chain.from_iterable(writes)], 5)]
+
+
+async def test_a_channel_that_is_stored_as_its_changes(repository: SessionRepository, saver: Saver) -> None:
+    """Of a DeltaChannel the copy has what its value is read from."""
+
+    def ask(state: Collected) -> Collected:
+        return {"said": [interrupt(f"After {len(state['said'])}?")]}
+
+    builder = StateGraph(Collected)
+    builder.add_node("ask", ask)
+    builder.add_edge(START, "ask")
+    builder.add_conditional_edges("ask", lambda state: END if len(state["said"]) > 13 else "ask")
+    rerun = GraphRerun(builder.compile(checkpointer=saver), finish=lambda values: Close(" ".join(values["said"])))
+    bridge = SessionBridge(repository, rerun)
+    first = await rerun.begin(7, "t", {"said": ["a"]})
+    session = (await bridge.start(7, "t", first, conversation_id="c")).session
+    for number, letter in enumerate("bcdefghijklmn"):
+        assert await repository.get(session.session_id, user_id=7)
+        outcome = await bridge.handle(7, "c", letter, message_id=f"m{number}")
+    assert isinstance(outcome, Closed), outcome
+    assert (await repository.history(session.session_id, user_id=7))[-1].reason == " ".join("abcdefghijklmn")

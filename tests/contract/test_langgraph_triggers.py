@@ -207,7 +207,9 @@ async def test_a_session_that_is_forgotten(repository: SessionRepository, saver:
     assert isinstance(shown, PreviewShown)
     await graph.rerun.forget(shown.session)
     left = {place["thread_id"] for place, *_ in await stored(saver)}
-    assert left == {place["thread_id"] for place, *_ in before if not place["thread_id"].startswith(shown.session.session_id)}
+    assert left == {
+        place["thread_id"] for place, *_ in before if not place["thread_id"].startswith(shown.session.session_id)
+    }
     assert await graph.rerun.begin(7, "t", INPUT) == ASKED
     assert graph.effects.count("look lesson-1") == 3
 

@@ -29,7 +29,7 @@ from sessions import (
     Turn,
 )
 from sessions.langgraph import GraphRerun, default_ask, default_reply
-from tests.support.held_graph import HeldGraph
+from tests.support.held_graph import HeldGraph, Lesson
 
 Saver = BaseCheckpointSaver[Any]
 
@@ -131,7 +131,7 @@ async def test_a_subgraph(repository: SessionRepository, saver: Saver, *, is_cal
         effects.append("before")
         return {}
 
-    builder = StateGraph(inner.schema)
+    builder = StateGraph(Lesson)
     builder.add_node("before", before)
     builder.add_node("sub", calling if is_called else subgraph)
     builder.add_edge(START, "before")
@@ -180,7 +180,9 @@ def calls(*days: str) -> AIMessage:
 class Agent:
     """An agent whose tool needs an approval."""
 
-    def __init__(self, saver: Saver, *said: AIMessage, mode: Any = "batched", allowed: Any = ("approve", "reject")) -> None:
+    def __init__(
+        self, saver: Saver, *said: AIMessage, mode: Any = "batched", allowed: Any = ("approve", "reject")
+    ) -> None:
         self.moved: list[str] = []
 
         def move(day: str) -> str:
@@ -307,7 +309,10 @@ async def test_an_applications_own_words(repository: SessionRepository, saver: S
         ({"question": "Day?"}, AskUser("Day?")),
         ({"missing_info": ["day"], "payload": 1}, AskUser(missing_info=["day"], payload=1)),
         ({"preview_id": "p", "payload": 1}, ShowPreview("p", payload=1)),
-        ({"type": "tool_approval", "name": "move"}, AskUser("move?", payload={"type": "tool_approval", "name": "move"})),
+        (
+            {"type": "tool_approval", "name": "move"},
+            AskUser("move?", payload={"type": "tool_approval", "name": "move"}),
+        ),
     ],
 )
 def test_what_an_interrupt_means(value: object, answer: object) -> None:

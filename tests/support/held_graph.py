@@ -29,11 +29,18 @@ class HeldGraph:
     Each instance is another worker: they share the checkpointer alone.
     """
 
-    def __init__(self, saver: BaseCheckpointSaver[Any], effects: list[str] | None = None) -> None:
+    def __init__(
+        self, saver: BaseCheckpointSaver[Any], effects: list[str] | None = None, *, is_nested: bool = False
+    ) -> None:
         self.effects = effects if effects is not None else []
         self.question = "Which day?"
         self.held: dict[str, tuple[asyncio.Event, asyncio.Event]] = {}
         self.broken: dict[str, BaseException] = {}
+        self.graph = self.outer(saver) if is_nested else self.flat(saver)
+        self.rerun = GraphRerun(self.graph, finish=lambda values: Close(f"no lesson on {values['day']}"))
+
+    def flat(self, saver: BaseCheckpointSaver[Any]) -> Pregel[Any, Any, Any, Any]:
+        """The whole graph."""
         builder = StateGraph(Lesson)
         for name in ("look", "ask_day", "find", "check", "ask_time", "book", "propose"):
             builder.add_node(name, getattr(self, name))
@@ -45,13 +52,17 @@ class HeldGraph:
         builder.add_edge("ask_time", "book")
         builder.add_edge("book", "propose")
         builder.add_edge("propose", "book")
-        self.graph: Pregel[Any, Any, Any, Any] = builder.compile(checkpointer=saver)
-        self.rerun = GraphRerun(self.graph, finish=lambda values: Close(f"no lesson on {values['day']}"))
+        return builder.compile(checkpointer=saver)
 
-    schema = Lesson
+    def outer(self, saver: BaseCheckpointSaver[Any]) -> Pregel[Any, Any, Any, Any]:
+        """The same without its preview, within another graph."""
+        builder = StateGraph(Lesson)
+        builder.add_node("lesson", self.inner(None))
+        builder.add_edge(START, "lesson")
+        return builder.compile(checkpointer=saver)
 
     def inner(self, checkpointer: bool | None) -> Pregel[Any, Any, Any, Any]:  # noqa: FBT001 - as LangGraph has it
-        """The same without its preview, as a subgraph."""
+        """Without its preview, as a subgraph."""
         builder = StateGraph(Lesson)
         names = ("look", "ask_day", "find", "check", "ask_time", "book")
         for before, name in zip((START, *names), names, strict=False):
