@@ -67,6 +67,7 @@ SLOW_ON_SERVERS: Final = (
     "tests/contract/test_bridge_",
     "tests/contract/test_cancellation.py",
     "tests/contract/test_every_call.py",
+    "tests/contract/test_langgraph_killed.py",
 )
 
 

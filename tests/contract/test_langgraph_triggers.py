@@ -148,7 +148,7 @@ async def test_once_the_session_has_moved_on(repository: SessionRepository, save
 def ending(saver: Saver, result: Any) -> GraphRerun:
     """A graph that comes to its end at once, and to this."""
     builder = StateGraph(Lesson)
-    builder.add_node("look", lambda state: {"day": "Tuesday"})
+    builder.add_node("look", lambda _: {"day": "Tuesday"})
     builder.add_edge(START, "look")
 
     async def finish(values: dict[str, Any]) -> Any:
@@ -230,7 +230,7 @@ async def test_bad_input(saver: Saver) -> None:
         await HeldGraph(saver).rerun.begin(0, "t", INPUT)
     assert await stored(saver) == []
     builder = StateGraph(Lesson)
-    builder.add_node("look", lambda state: {})
+    builder.add_node("look", lambda _: {})
     builder.add_edge(START, "look")
     with pytest.raises(InvalidSessionInput, match="checkpointer"):
         GraphRerun(builder.compile(), finish=lambda _: Close())

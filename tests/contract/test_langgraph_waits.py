@@ -3,7 +3,7 @@
 import asyncio
 import operator
 from collections.abc import Callable
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, ClassVar, TypedDict
 
 import pytest
 from langchain.agents import create_agent
@@ -78,7 +78,8 @@ async def test_several_interrupts(repository: SessionRepository, saver: Saver) -
         return {"said": ["aside"]}
 
     builder = StateGraph(Answers)
-    for name, node in (("day", asking("Day?")), ("time", asking("Time?")), ("room", asking("Room?")), ("aside", aside)):
+    nodes: dict[str, Any] = {"day": asking("Day?"), "time": asking("Time?"), "room": asking("Room?"), "aside": aside}
+    for name, node in nodes.items():
         builder.add_node(name, node)
         builder.add_edge(START, name)
     rerun = GraphRerun(builder.compile(checkpointer=saver), finish=close)
@@ -167,8 +168,9 @@ async def test_a_subgraph(repository: SessionRepository, saver: Saver, *, is_cal
 class Model(GenericFakeChatModel):
     """A chat model that says what it was told to, and is given tools for nothing."""
 
-    def bind_tools(self, tools: Any, **_: Any) -> "Model":
+    def bind_tools(self, tools: Any, **given: Any) -> "Model":
         """The tools are called by what it says."""
+        del tools, given
         return self
 
 
@@ -201,7 +203,7 @@ class Agent:
         self.values = values
         return Close(values["messages"][-1].text)
 
-    given = {"messages": [{"role": "user", "content": "the lesson falls on a holiday"}]}
+    given: ClassVar = {"messages": [{"role": "user", "content": "the lesson falls on a holiday"}]}
 
 
 @pytest.mark.parametrize("mode", ["batched", "per_call"])
@@ -274,10 +276,10 @@ async def test_what_an_agent_allows(
 
 
 async def test_an_applications_own_words(repository: SessionRepository, saver: Saver) -> None:
-    """``ask`` and ``reply`` may be async, are given what the graph waits for, and may leave the rest to the defaults."""
+    """``ask`` and ``reply`` may be async; they see what the graph waits for, and leave the rest to the defaults."""
     builder = StateGraph(Answers)
-    builder.add_node("day", lambda state: {"said": [interrupt({"of": "day"})]})
-    builder.add_node("time", lambda state: {"said": [interrupt("Time?")]})
+    builder.add_node("day", lambda _: {"said": [interrupt({"of": "day"})]})
+    builder.add_node("time", lambda _: {"said": [interrupt("Time?")]})
     builder.add_edge(START, "day")
     builder.add_edge("day", "time")
 
@@ -331,7 +333,7 @@ def test_an_interrupt_that_means_nothing(value: object) -> None:
 async def test_a_graph_that_stops_at_a_breakpoint(saver: Saver) -> None:
     """A breakpoint asks nobody anything; it is named."""
     builder = StateGraph(Answers)
-    builder.add_node("day", lambda state: {"said": ["Tuesday"]})
+    builder.add_node("day", lambda _: {"said": ["Tuesday"]})
     builder.add_edge(START, "day")
     rerun = GraphRerun(builder.compile(checkpointer=saver, interrupt_before=["day"]), finish=close)
     with pytest.raises(RuntimeError, match="stopped before day without an interrupt"):

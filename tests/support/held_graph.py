@@ -98,6 +98,7 @@ class HeldGraph:
 
     async def ask_day(self, state: Lesson) -> Lesson:
         """A question that is a text; a side question comes back as such."""
+        del state
         day: str = interrupt(self.question)
         if day.endswith("?"):
             raise NotAnAnswer(day)
