@@ -150,8 +150,8 @@ class GraphRerun:
             RuntimeError: The session was not begun by `begin`, or the graph stops without an interrupt.
 
         Round trips:
-            Six of the checkpointer beside the graph's own, and as many more as pending tasks have writes. It reads
-            what the run before has written, and nothing of earlier ones.
+            Beside the graph's own: the checkpoints of the run before are listed, two states read, and a copy stored with
+            the pending writes of each task. Nothing older is read.
         """
         session = turn.session
         thread = self._thread_id(session.user_id, session.trigger_id)
@@ -232,7 +232,7 @@ def _thread_of(thread: str, session: ActiveScheduleSessionSnapshot, token: int) 
     return f"{thread}:{session.key_prefix.rpartition(':')[2]}:{token}"
 
 
-def _pending(state: StateSnapshot) -> list[Interrupt[Any]]:
+def _pending(state: StateSnapshot) -> list["Interrupt[Any]"]:
     # A task that has a result has had its answers.
     return [each for task in state.tasks if task.result is None for each in task.interrupts]
 

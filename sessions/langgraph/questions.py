@@ -7,17 +7,17 @@ from sessions.bridge.graph import AskUser, Close, NotAnAnswer, ShowPreview, Turn
 from sessions.extras import needs_extra
 
 with needs_extra("langgraph", "sessions.langgraph"):
-    from langgraph.types import Interrupt
+    from langgraph.types import Interrupt  # noqa: TC002 - before langgraph 1.1 it takes no parameters, so it is quoted
 
-Ask = Callable[[Sequence[Interrupt[Any]]], AskUser | ShowPreview | Close | Awaitable[AskUser | ShowPreview | Close]]
+Ask = Callable[[Sequence["Interrupt[Any]"]], AskUser | ShowPreview | Close | Awaitable[AskUser | ShowPreview | Close]]
 """Turns what a graph waits for into an answer; the next message resumes the first one. A function or an async one."""
-Reply = Callable[[Turn, Interrupt[Any]], object]
+Reply = Callable[[Turn, "Interrupt[Any]"], object]
 """Turns a message into what its interrupt is resumed with; a function or an async one."""
 
 _APPROVALS: Final = frozenset({"approve", "yes"})
 
 
-def default_ask(interrupts: Sequence[Interrupt[Any]]) -> AskUser | ShowPreview:
+def default_ask(interrupts: Sequence["Interrupt[Any]"]) -> AskUser | ShowPreview:
     """What the first of a graph's interrupts means, by its value.
 
     Args:
@@ -53,7 +53,7 @@ def _described(request: Mapping[str, Any]) -> str:
     return str(request.get("description") or f"{request['name']}?")
 
 
-def default_reply(turn: Turn, interrupt: Interrupt[Any]) -> object:
+def default_reply(turn: Turn, interrupt: "Interrupt[Any]") -> object:
     """What an interrupt is resumed with: the message's text, or the decisions that a request for approval awaits.
 
     Only ``approve`` and ``yes`` approve, for all actions of the request. Any other text rejects them, as the reason
