@@ -150,8 +150,8 @@ class GraphRerun:
             RuntimeError: The session was not begun by `begin`, or the graph stops without an interrupt.
 
         Round trips:
-            Beside the graph's own: the checkpoints of the run before are listed, two states read, and a copy stored with
-            the pending writes of each task. Nothing older is read.
+            Beside the graph's own: the checkpoints of the run before are listed, two states read, and a copy is stored
+            with the pending writes of each task. Nothing older is read.
         """
         session = turn.session
         thread = self._thread_id(session.user_id, session.trigger_id)
