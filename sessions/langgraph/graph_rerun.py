@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -33,6 +33,8 @@ from sessions.langgraph.run_threads import (
 
 logger = logging.getLogger("sessions")
 Told = TypeVar("Told")
+
+_GONE: Final = "the checkpoints of {} are gone, or were made by another hand: the graph cannot go on"
 
 Finish = Callable[[dict[str, Any]], ShowPreview | Close | Fail | Awaitable[ShowPreview | Close | Fail]]
 """Turns a finished graph's values into an answer; a function or an async one."""
@@ -147,7 +149,8 @@ class GraphRerun:
 
         Raises:
             NotAnAnswer: The graph or ``reply`` says so.
-            RuntimeError: The session was not begun by `begin`, or the graph stops without an interrupt.
+            RuntimeError: The session was not begun by `begin`, its checkpoints are gone, or the graph stops without an
+                interrupt.
 
         Round trips:
             Beside the graph's own: the checkpoints of the run before are listed, two states read, and a copy is stored
@@ -156,10 +159,13 @@ class GraphRerun:
         session = turn.session
         thread = self._thread_id(session.user_id, session.trigger_id)
         last = await self._last_run(thread, session)
+        recorded = session.answered_reply_ids[-1] if session.answered_reply_ids else ""
+        is_recorded = last.marks[MESSAGE] == recorded
         # A run that was not recorded knows where the session stood before it, and nothing has been recorded since.
-        is_recorded = last.marks[MESSAGE] in ("", *session.answered_reply_ids[-1:])
-        stands = last.thread if is_recorded else last.marks[STOOD_AT]
-        asked = _pending(await self._state(stands))
+        standing = last if is_recorded else await self._read(last.marks[STOOD_AT])
+        if standing.marks[MESSAGE] != recorded:
+            raise RuntimeError(_GONE.format("the message that was recorded last"))
+        asked = _pending(await self._state(standing.thread))
         if not asked:
             logger.warning("session %s: its graph has ended, and cannot change the preview", session.session_id)
             return NotAnAnswer()
@@ -167,9 +173,13 @@ class GraphRerun:
         resume: Command[Any] | None = Command(resume={asked[0].id: reply})
 
         is_same = not is_recorded and last.marks[MESSAGE] == turn.message_id
-        standing = last if is_recorded else await self._read(stands)
         mine = _thread_of(thread, session, session.fencing_token)
-        marks = {THREAD: mine, MESSAGE: turn.message_id, STOOD_AT: stands, IDEMPOTENCY_KEY: turn.idempotency_key}
+        marks = {
+            THREAD: mine,
+            MESSAGE: turn.message_id,
+            STOOD_AT: standing.thread,
+            IDEMPOTENCY_KEY: turn.idempotency_key,
+        }
         await self._threads.copy(last if is_same else standing, mine, marks)
         if is_same:
             state = await self._state(mine)
@@ -208,7 +218,7 @@ class GraphRerun:
     async def _read(self, thread: str) -> Run:
         run = await self._threads.read(thread)
         if run is None:
-            raise RuntimeError(f"the checkpoints of the thread {thread} are gone: the graph cannot go on")
+            raise RuntimeError(_GONE.format(f"the thread {thread}"))
         return run
 
     async def _run(self, given: Any, thread: str, marks: Mapping[str, str]) -> None:

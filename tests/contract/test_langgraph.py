@@ -295,6 +295,20 @@ async def test_a_change_that_a_graph_does_not_wait_for(repository: SessionReposi
     assert outcome.session.current_preview_id == "p"
 
 
+@pytest.mark.parametrize("token", [1, 2])
+async def test_checkpoints_that_are_gone(repository: SessionRepository, saver: Saver, token: int) -> None:
+    """A session whose checkpoints were deleted ends and says so; it never goes on from an older one."""
+    graph = HeldGraph(saver)
+    bridge = SessionBridge(repository, graph.rerun)
+    session = await begun(graph, bridge)
+    await bridge.handle(7, "c", "Tuesday", message_id="m1")
+    await bridge.handle(7, "c", "10:00", message_id="m2")
+    await saver.adelete_thread(thread_of(session, token))
+    changed = await bridge.refine(7, session.session_id, "11:00", preview_id="preview-m2", message_id="m3")
+    assert isinstance(changed, PreviewShown if token == 1 else RerunFailed)
+    assert graph.effects == [*TUESDAY, "book Tuesday 10:00", *(["book Tuesday 11:00"] if token == 1 else [])]
+
+
 # --- what it reads ------------------------------------------------------------------------------------------------
 
 
