@@ -24,6 +24,7 @@ class LogEvent(Enum):
         logging.WARNING,
         "%(argument)s of the graph has %(length)s texts: only %(longest)s are kept",
     )
+    GRAPH_HAS_ENDED = (logging.WARNING, "session %(session_id)s: its graph has ended, and cannot change the preview")
     WORK_RUNS_ON = (
         logging.WARNING,
         "session %(session_id)s: its work ignores its cancellation and runs on; what it comes to is thrown away",

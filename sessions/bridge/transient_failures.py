@@ -12,7 +12,7 @@ RetryOn: TypeAlias = tuple[type[Exception], ...]
 DEFAULT_AFTER: Final = timedelta(seconds=5)
 
 
-class TryAgain(Exception):
+class TryAgain(RuntimeError):
     """Raised by a graph or a write-back that cannot do its work now; nothing ends by it.
 
     Args:

@@ -1,26 +1,15 @@
 """The example applications: one without any framework, one whose graph is LangGraph's."""
 
 import asyncio
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from langgraph.types import Command
 from lesson_chat import LessonChat, play
-from lesson_graph import Lesson, LessonGraph
+from lesson_graph import LessonGraph
 
-from sessions import (
-    AlreadyHandled,
-    Asked,
-    AskUser,
-    FreeChat,
-    Held,
-    PreviewShown,
-    SessionBridge,
-    SessionRepository,
-    ShowPreview,
-)
-from sessions.testing import CommandCounter, MovedClock
+from sessions import ActiveScheduleSessionSnapshot, Asked, FreeChat, PreviewShown, SessionBridge, SessionRepository
+from sessions.testing import CommandCounter
 
 if TYPE_CHECKING:
     from sessions.store.clients import Database
@@ -97,9 +86,9 @@ async def test_the_audit_chain(chat: LessonChat, command_counter: CommandCounter
 # --- LangGraph -------------------------------------------------------------------------------------------------
 
 
-async def started(bridge: SessionBridge, lesson: LessonGraph) -> Any:
+async def started(bridge: SessionBridge, lesson: LessonGraph) -> ActiveScheduleSessionSnapshot:
     """The trigger's session, asked in conversation ``c``."""
-    return (await bridge.start(7, "t", await lesson.first("t"), conversation_id="c")).session
+    return (await bridge.start(7, "t", await lesson.rerun.begin(7, "t", {}), conversation_id="c")).session
 
 
 async def test_a_langgraph_conversation(repository: SessionRepository) -> None:
@@ -107,12 +96,13 @@ async def test_a_langgraph_conversation(repository: SessionRepository) -> None:
     lesson = LessonGraph()
     bridge = SessionBridge(repository, lesson.rerun)
     session = await started(bridge, lesson)
-    assert await bridge.start(7, "t", await lesson.first("t"), conversation_id="c") == Asked(session)
+    again = await lesson.rerun.begin(7, "t", {})
+    assert await bridge.start(7, "t", again, conversation_id="c") == Asked(session)
     assert session.state.pending_question == "Which day suits you?"
     assert isinstance(await bridge.handle(7, "c", "will it rain?", message_id="m0"), FreeChat)
-    again = await bridge.handle(7, "c", "Sunday", message_id="m1")
-    assert isinstance(again, Asked)
-    assert again.session.state.pending_question == "Which day from Monday to Friday?"
+    asked = await bridge.handle(7, "c", "Sunday", message_id="m1")
+    assert isinstance(asked, Asked)
+    assert asked.session.state.pending_question == "Which day from Monday to Friday?"
     assert isinstance(await bridge.handle(7, "c", "Tuesday", message_id="m2"), Asked)
     shown = await bridge.handle(7, "c", "10:00", message_id="m3")
     assert isinstance(shown, PreviewShown)
@@ -126,11 +116,9 @@ async def test_a_langgraph_conversation(repository: SessionRepository) -> None:
 async def test_five_replies_resume_an_interrupt_once(repository: SessionRepository) -> None:
     """Five concurrent replies resume a bare graph five times; through the bridge they resume it once."""
     bare = LessonGraph()
-    await bare.first("t")
     thread: Any = {"configurable": {"thread_id": "t"}}
-    resumes: list[Command[Any]] = [
-        Command(resume={"text": "Tuesday", "message_id": f"m{number}"}) for number in range(5)
-    ]
+    await bare.graph.ainvoke({}, thread)
+    resumes: list[Command[Any]] = [Command(resume="Tuesday") for _ in range(5)]
     await asyncio.gather(*(bare.graph.ainvoke(resume, thread) for resume in resumes))
     assert bare.executions == ["ask_day"] * 5
 
@@ -146,72 +134,3 @@ async def test_five_replies_resume_an_interrupt_once(repository: SessionReposito
     assert lesson.executions == ["ask_day"]
     assert sum(isinstance(outcome, Asked) for outcome in outcomes) == 1
     assert {type(outcome).__name__ for outcome in outcomes} <= {"Asked", "Held", "AlreadyHandled", "StaleReply"}
-
-
-async def test_a_worker_that_died_after_it_resumed(repository: SessionRepository, session_clock: MovedClock) -> None:
-    """The graph had gone on, its answer was not recorded: the same message again records it without a second resume."""
-    lesson = LessonGraph()
-    bridge = SessionBridge(repository, lesson.rerun)
-    session = await started(bridge, lesson)
-    dead = await repository.claim_rerun(session.session_id, user_id=7, reply_id="m1", lease=timedelta(seconds=1))
-    thread: Any = {"configurable": {"thread_id": "t"}}
-    await lesson.graph.ainvoke(Command(resume={"text": "Tuesday", "message_id": "m1"}), thread)
-    assert isinstance(await bridge.handle(7, "c", "Tuesday", message_id="m1"), Held)
-    session_clock.at = dead.expires_at
-    outcome = await bridge.handle(7, "c", "Tuesday", message_id="m1")
-    assert isinstance(outcome, Asked)
-    assert outcome.session.state.pending_question == "Tuesday, at what time?"
-    assert lesson.executions == ["ask_day"]
-    assert isinstance(await bridge.handle(7, "c", "Tuesday", message_id="m1"), AlreadyHandled)
-
-
-class BreakingGraph(LessonGraph):
-    """Its first node breaks after it was resumed."""
-
-    breaks = False
-
-    async def ask_day(self, state: Lesson) -> Lesson:
-        """Break, where the test says so."""
-        asked = await super().ask_day(state)
-        if self.breaks:
-            message = "the calendar does not answer"
-            raise ConnectionError(message)
-        return asked
-
-
-@pytest.mark.parametrize("is_whole", [True, False], ids=["moved on", "in mid-node"])
-async def test_a_graph_that_moved_on_for_another_message(
-    repository: SessionRepository, session_clock: MovedClock, *, is_whole: bool
-) -> None:
-    """What a stopped worker took in and nobody recorded is left aside: the next message answers what it named."""
-    lesson = BreakingGraph()
-    bridge = SessionBridge(repository, lesson.rerun)
-    session = await started(bridge, lesson)
-    stopped = await repository.claim_rerun(session.session_id, user_id=7, reply_id="m1", lease=timedelta(seconds=1))
-    thread: Any = {"configurable": {"thread_id": "t"}}
-    resume: Command[Any] = Command(resume={"text": "Tuesday", "message_id": "m1"})
-    if is_whole:
-        await lesson.graph.ainvoke(resume, thread)
-    else:
-        lesson.breaks = True
-        with pytest.raises(ConnectionError):
-            await lesson.graph.ainvoke(resume, thread)
-        lesson.breaks = False
-    session_clock.at = stopped.expires_at
-    outcome = await bridge.handle(7, "c", "Wednesday", message_id="m2", question_id=session.question_id)
-    assert isinstance(outcome, Asked)
-    assert outcome.session.state.pending_question == "Wednesday, at what time?"
-    shown = await bridge.handle(7, "c", "10:00", message_id="m3")
-    assert isinstance(shown, PreviewShown)
-    assert shown.payload == "Wednesday at 10:00"
-
-
-async def test_a_graph_tells_what_it_is_at() -> None:
-    """A trigger that is delivered again asks the graph where it stands, and runs none of its nodes twice."""
-    lesson = LessonGraph()
-    assert isinstance(await lesson.first("t"), AskUser)
-    thread: Any = {"configurable": {"thread_id": "t"}}
-    for message_id, text in (("m1", "Tuesday"), ("m2", "10:00")):
-        await lesson.graph.ainvoke(Command(resume={"text": text, "message_id": message_id}), thread)
-    assert isinstance(await lesson.first("t"), ShowPreview)
-    assert lesson.executions == ["ask_day", "ask_time"]
