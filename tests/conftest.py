@@ -43,6 +43,7 @@ SLOW: Final = (
     "tests/contract/test_deadlines.py",
     "tests/contract/test_fixtures.py",
     "tests/contract/test_following_rights.py",
+    "tests/contract/test_least_rights.py",
     "tests/contract/test_no_growth.py",
     "tests/contract/test_plans.py",
     "tests/contract/test_random_calls.py",
