@@ -34,7 +34,7 @@ from sessions.bridge.outcomes import (
 from sessions.bridge.texts import storable
 from sessions.bridge.transient_failures import RetryOn, passes_after
 from sessions.domain.errors import InvalidSessionInput, LeaseLost, SessionError, SessionNotFound, TransitionConflict
-from sessions.domain.lifecycle import SessionStatus
+from sessions.domain.lifecycle import LeaseKind, SessionStatus
 from sessions.domain.models import RerunClaim
 from sessions.repository import SessionRepository
 from sessions.repository.engine import give_back
@@ -116,7 +116,9 @@ async def _record(
             if (after := passes_after(error, retry_on)) is not None:
                 logger.warning("session %s: put off, since %s", claim.session.session_id, reason)
                 session = await repository.release(claim, reason=f"put off: {reason}", count_attempt=True)
-                return Deferred(session, after=after)
+                # A change to a preview names no question when it comes again.
+                question_id = session.question_id if claim.kind is LeaseKind.REPLY else None
+                return Deferred(session, after=after, question_id=question_id)
             log_failure(f"session {claim.session.session_id}", reason, error)
             return RerunFailed(await repository.fail_rerun(claim, reason=reason))
         case Done(answer):
