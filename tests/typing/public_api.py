@@ -13,6 +13,7 @@ from sessions import (
     CachedRouter,
     Change,
     Closed,
+    Deferred,
     Dismissed,
     FreeChat,
     Held,
@@ -24,6 +25,7 @@ from sessions import (
     SessionBridge,
     SessionRepository,
     SessionStatus,
+    Stopped,
     Superseded,
     TimedOut,
     Transition,
@@ -59,11 +61,21 @@ async def outcomes(bridge: SessionBridge) -> None:
     assert_type(start.session, ActiveScheduleSessionSnapshot)
     assert_type(
         handled,
-        FreeChat | Asked | PreviewShown | Closed | Held | AlreadyHandled | RerunFailed | TimedOut | Superseded,
+        FreeChat
+        | Asked
+        | PreviewShown
+        | Closed
+        | Held
+        | AlreadyHandled
+        | RerunFailed
+        | TimedOut
+        | Superseded
+        | Deferred,
     )
     assert_type(handled.session, ActiveScheduleSessionSnapshot | None)
     confirmed = await bridge.confirm(1, "s", preview_id="p")
-    assert_type(confirmed, Applied | ApplyFailed | Held | TimedOut | Superseded)
+    assert_type(confirmed, Applied | ApplyFailed | Held | TimedOut | Superseded | Deferred)
+    assert_type(await bridge.stop(1, "s"), Stopped | Held)
     assert_type(await bridge.dismiss(1, "s"), Dismissed | Held)
     match handled:
         case Asked(session, payload):
