@@ -228,13 +228,25 @@ async def history(
 
 @routes.post("/api/conversations/{conversation_id:path}/messages")
 async def message(
-    conversation_id: Own, sent: Message, user_id: User, assistant: Store, bridge: Bridge, response: Response
+    conversation_id: Own,
+    sent: Message,
+    user_id: User,
+    assistant: Store,
+    repository: Repository,
+    bridge: Bridge,
+    response: Response,
 ) -> dict[str, Any]:
     """A chat message: is it the awaited answer?"""
     # Shown from the start, in every window; a message that is refused goes back to its sender.
     before = await assistant.say(user_id, conversation_id, sent.message_id, role="user", text=sent.text)
     if before is not None and before.get("fate") == "stopped":
         return {"outcome": "Superseded"}  # while its sender had no connection; only the user begins it anew
+    wait = timedelta(0)
+    if before is not None:
+        # One that is being worked on does not wait for its own end: it would go on where its user stops it.
+        governing = (await repository.route(user_id, conversation_id)).session
+        is_own = governing is not None and governing.lease is not None and governing.lease.reply_id == sent.message_id
+        wait = timedelta(0) if is_own else _HELD_FOR
     try:
         outcome = await bridge.handle(
             user_id,
@@ -244,7 +256,7 @@ async def message(
             question_id=sent.question_id,
             redelivered=before is not None,  # known better here than by a page that got no answer
             while_running=sent.while_running,
-            wait=timedelta(0) if before is None else _HELD_FOR,
+            wait=wait,
         )
     except SessionError as error:
         if error.http_status < HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -292,9 +304,19 @@ async def dismiss(session_id: str, user_id: User, bridge: Bridge, response: Resp
 
 
 @routes.post("/api/sessions/{session_id}/stop")
-async def stop(session_id: str, user_id: User, bridge: Bridge, response: Response) -> dict[str, Any]:
-    """The user does not want to wait for what the assistant is at; whichever process that is in."""
-    return _told(await bridge.stop(user_id, session_id), response)
+async def stop(
+    session_id: str, user_id: User, assistant: Store, repository: Repository, bridge: Bridge, response: Response
+) -> dict[str, Any]:
+    """The user does not want to wait for what the assistant is at; whichever process that is in, or was."""
+    found = await repository.get(session_id, user_id=user_id)
+    message_id = found.lease.reply_id if found.lease is not None else None
+    if found.conversation_id is not None and message_id is not None:
+        # First, so that a delivery of it that is on its way does not begin it anew.
+        await assistant.mark(user_id, found.conversation_id, message_id, "stopped")
+    outcome = await bridge.stop(user_id, session_id)
+    if found.conversation_id is not None and message_id in outcome.session.answered_reply_ids:
+        await assistant.mark(user_id, found.conversation_id, message_id, None)  # it was too late for that
+    return _told(outcome, response)
 
 
 def _told(outcome: Handled | Confirmed | Dismissed | Stopped, response: Response) -> dict[str, Any]:
