@@ -124,8 +124,10 @@ async def test_a_message_that_replaces_the_run(windows: tuple[Page, Page], pictu
     await expect(switch_in(left)).to_be_checked()
     await expect(switch_in(right)).not_to_be_checked()
     await begin_slowly(windows)
+    await stop_in(right).focus()
     await say(left, "slowly Tuesday")
     await in_both(windows, ("slowly Monday", REPLACED), ("slowly Tuesday", ""), name="replaced", pictures=pictures)
+    await expect(stop_in(right)).to_be_focused()  # it is there as before
     await say(left, "Wednesday")
     for window in windows:
         await expect(window.get_by_role("log")).to_contain_text("Wednesday it is. At what time?")
