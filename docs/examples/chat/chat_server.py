@@ -5,12 +5,13 @@ import base64
 import hashlib
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 from uuid import uuid4
 
 import pymongo
@@ -26,6 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as ASGIMessage
 
 from sessions import (
+    ActiveScheduleSessionSnapshot,
     CachedRouter,
     Confirmed,
     Database,
@@ -65,6 +67,7 @@ _HELD_FOR: Final = timedelta(seconds=20)
 """How long a held message that has come again waits here for the assistant, before it is sent back once more."""
 _AGAIN: Final = timedelta(seconds=0.25)
 """After which a held message comes again."""
+Ended = TypeVar("Ended", Dismissed | Held, Stopped | Held)
 MessageId = Annotated[str, Field(pattern=r"^[\w-]{1,48}$")]
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000, pattern=r"^[^\x00]*$")]
 
@@ -298,9 +301,12 @@ async def confirm(
 
 
 @routes.post("/api/sessions/{session_id}/dismiss")
-async def dismiss(session_id: str, user_id: User, bridge: Bridge, response: Response) -> dict[str, Any]:
+async def dismiss(
+    session_id: str, user_id: User, assistant: Store, repository: Repository, bridge: Bridge, response: Response
+) -> dict[str, Any]:
     """The user does not want it."""
-    return _told(await bridge.dismiss(user_id, session_id, reason="dismissed on the page"), response)
+    end = partial(bridge.dismiss, user_id, session_id, reason="dismissed on the page")
+    return _told(await _cut_short(await repository.get(session_id, user_id=user_id), assistant, end), response)
 
 
 @routes.post("/api/sessions/{session_id}/stop")
@@ -308,15 +314,27 @@ async def stop(
     session_id: str, user_id: User, assistant: Store, repository: Repository, bridge: Bridge, response: Response
 ) -> dict[str, Any]:
     """The user does not want to wait for what the assistant is at; whichever process that is in, or was."""
-    found = await repository.get(session_id, user_id=user_id)
-    message_id = found.lease.reply_id if found.lease is not None else None
-    if found.conversation_id is not None and message_id is not None:
-        # First, so that a delivery of it that is on its way does not begin it anew.
-        await assistant.mark(user_id, found.conversation_id, message_id, "stopped")
-    outcome = await bridge.stop(user_id, session_id)
-    if found.conversation_id is not None and message_id in outcome.session.answered_reply_ids:
-        await assistant.mark(user_id, found.conversation_id, message_id, None)  # it was too late for that
-    return _told(outcome, response)
+    end = partial(bridge.stop, user_id, session_id)
+    return _told(await _cut_short(await repository.get(session_id, user_id=user_id), assistant, end), response)
+
+
+async def _cut_short(
+    session: ActiveScheduleSessionSnapshot, assistant: Assistant, end: Callable[[], Awaitable[Ended]]
+) -> Ended:
+    """End what the assistant may be at; its message is marked first, so that no delivery under way begins it anew."""
+    message_id = session.lease.reply_id if session.lease is not None else None
+    if session.conversation_id is None or message_id is None:
+        return await end()
+    mark = partial(assistant.mark, session.user_id, session.conversation_id, message_id)
+    await mark("stopped")
+    try:
+        outcome = await end()
+    except SessionError:
+        await mark(None)
+        raise
+    if message_id in outcome.session.answered_reply_ids:
+        await mark(None)  # too late: it was handled
+    return outcome
 
 
 def _told(outcome: Handled | Confirmed | Dismissed | Stopped, response: Response) -> dict[str, Any]:

@@ -119,8 +119,10 @@ class Assistant:
 
     async def mark(self, user_id: int, conversation_id: str, message_id: str, fate: str | None) -> None:
         """Keep what every window shows beside a user's message; None for one that was handled."""
-        key = f"{user_id}/{conversation_id}/user/{message_id}"
-        await self.messages.update_one({"_id": key}, {"$set": {"fate": fate}})
+        wanted: dict[str, Any] = {"_id": f"{user_id}/{conversation_id}/user/{message_id}"}
+        if fate in ("held", "deferred"):
+            wanted["fate"] = {"$ne": "stopped"}  # a delivery that began before the user stopped it
+        await self.messages.update_one(wanted, {"$set": {"fate": fate}})
 
     async def unsay(self, user_id: int, conversation_id: str, message_id: str) -> None:
         """Take a user's message back that answered nothing."""
