@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import assert_never
 
@@ -14,6 +15,7 @@ from sessions.bridge.outcomes import (
     Deferred,
     FreeChat,
     Handled,
+    Held,
     PreviewShown,
     RerunFailed,
     Superseded,
@@ -23,7 +25,7 @@ from sessions.bridge.outcomes import (
 from sessions.bridge.texts import storable
 from sessions.bridge.transient_failures import RetryOn, passes_after
 from sessions.domain.errors import InvalidSessionInput, LeaseLost, SessionError, SessionNotFound, TransitionConflict
-from sessions.domain.lifecycle import SessionStatus
+from sessions.domain.lifecycle import LeaseKind, SessionStatus
 from sessions.domain.models import RerunClaim
 from sessions.failures import kind_of, reason_of, traces_of
 from sessions.log_events import LogEvent, log
@@ -86,9 +88,15 @@ async def rerun_for(
         return Superseded(lost.session or claim.session)
     except (Exception, asyncio.CancelledError) as error:
         await to_the_end(give_back(claim, repository.release(claim, reason=STOPPED)), inherits=False)
-        if isinstance(error, TransitionConflict):
-            return outcome_of(error)
-        raise
+        if not isinstance(error, TransitionConflict):
+            raise
+        outcome = outcome_of(error)
+        return replace(outcome, question_id=_named(claim)) if isinstance(outcome, Held) else outcome
+
+
+def _named(claim: RerunClaim) -> str | None:
+    """What the message names when it is delivered again; a change to a preview names no question."""
+    return claim.session.question_id if claim.kind is LeaseKind.REPLY else None
 
 
 async def _record(
@@ -106,7 +114,7 @@ async def _record(
             if (after := passes_after(error, retry_on)) is not None:
                 log(LogEvent.WORK_PUT_OFF, session_id=claim.session.session_id, reason=reason)
                 session = await repository.release(claim, reason=f"put off: {reason}", count_attempt=True)
-                return Deferred(session, after=after)
+                return Deferred(session, after=after, question_id=_named(claim))
             log(LogEvent.WORK_FAILED, session_id=claim.session.session_id, reason=reason, traces=traces_of(error))
             return RerunFailed(await repository.fail_rerun(claim, reason=reason))
         case Done(answer):

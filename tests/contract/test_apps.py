@@ -1,12 +1,15 @@
 """The example applications: one without any framework, one whose graph is LangGraph's."""
 
 import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock
 
 import pytest
 from langgraph.types import Command
-from lesson_chat import LessonChat, play
+from lesson_chat import Again, LessonChat, deliver, play
 from lesson_graph import LessonGraph
+from pymongo.errors import AutoReconnect
 
 from sessions import ActiveScheduleSessionSnapshot, Asked, FreeChat, PreviewShown, SessionBridge, SessionRepository
 from sessions.testing import CommandCounter
@@ -45,14 +48,44 @@ async def test_what_the_transport_delivers_twice(chat: LessonChat) -> None:
     session = await chat.sessions.latest(7, "c")
     assert session is not None
     assert await chat.on_message(7, "c", "Tuesday", message_id="m1") == "At what time?"
-    assert await chat.on_message(7, "c", "Tuesday", message_id="m1") == "At what time?"
+    assert await chat.on_message(7, "c", "Tuesday", message_id="m1", redelivered=True) == "At what time?"
     assert await chat.on_trigger(7, "t", "c") is None
     late = await chat.on_message(7, "c", "Monday", message_id="m0", question_id=session.question_id)
     assert late == "That was another question. At what time?"
     assert await chat.on_message(7, "c", "never mind", message_id="m2") == "All right, it stays where it was."
-    assert await chat.on_message(7, "c", "Tuesday", message_id="m1") is None
-    assert await chat.on_message(7, "c", "never mind", message_id="m2") is None
+    assert await chat.on_message(7, "c", "Tuesday", message_id="m1", redelivered=True) is None
+    assert await chat.on_message(7, "c", "never mind", message_id="m2", redelivered=True) is None
     assert await chat.on_message(7, "c", "hello", message_id="m3") == "It is sunny."
+
+
+async def test_a_message_that_the_transport_keeps(chat: LessonChat) -> None:
+    """Held or put off, it comes again with the question it was written to: its answer, ordinary chat, or a notice."""
+    comes_to = {"will it rain?": "At what time?", "never mind": "It is sunny.", "Monday": "That was another question."}
+    for conversation, (first, then) in enumerate(comes_to.items()):
+        await chat.on_trigger(7, f"t{conversation}", f"c{conversation}")
+        session = await chat.sessions.latest(7, f"c{conversation}")
+        assert session is not None
+        working = await chat.sessions.claim_rerun(session.session_id, user_id=7, reply_id="m1")
+        held = await chat.on_message(7, f"c{conversation}", "Tuesday", message_id="m2")
+        assert held == Again(session.question_id)
+        await chat.sessions.release(working)
+        await chat.on_message(7, f"c{conversation}", first, message_id="m1")
+        how: Any = {"message_id": "m2", "question_id": session.question_id, "redelivered": True}
+        said = await chat.on_message(7, f"c{conversation}", "Tuesday", **how)
+        assert isinstance(said, str)
+        assert said.startswith(then)
+
+
+async def test_a_message_while_the_database_is_away(chat: LessonChat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph could not keep its draft: the message is put off, nothing ends by it, and it comes again."""
+    await chat.on_trigger(7, "t", "chat-42")
+    session = await chat.sessions.latest(7, "chat-42")
+    assert session is not None
+    with monkeypatch.context() as away:
+        away.setattr(chat, "_draft", AsyncMock(side_effect=AutoReconnect("the primary steps down")))
+        put_off = await chat.on_message(7, "chat-42", "Tuesday", message_id="m1")
+        assert put_off == Again(session.question_id, timedelta(seconds=5))
+    assert await deliver(chat, "Tuesday", message_id="m1") == "At what time?"
 
 
 async def test_the_audit_chain(chat: LessonChat, command_counter: CommandCounter) -> None:
