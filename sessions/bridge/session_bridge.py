@@ -331,8 +331,8 @@ class SessionBridge:
         """Stop the graph at work on a session, in whichever process: the Stop button.
 
         The graph is cancelled within a second, at its next renewal where there are no change streams, and its caller
-        gets `Superseded`. The message that it worked on counts as not consumed: delivered again it runs again, so whoever
-        delivers by itself has to remember that it was stopped.
+        gets `Superseded`. The message that it worked on counts as not consumed: delivered again it runs again, so
+        whoever delivers by itself has to remember that it was stopped.
 
         Returns:
             `Stopped`, also where no graph is at work; `Held` while a confirmation is being applied: nothing stops that.
