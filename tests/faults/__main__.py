@@ -24,7 +24,9 @@ from sessions.store.clients import default_driver
 from tests.benchmarks.report import machine
 from tests.faults.campaign import Form, Run, Setting, Tally, Unable, violations
 
-CAMPAIGNS: Final[Mapping[str, str]] = {}
+CAMPAIGNS: Final[Mapping[str, str]] = {
+    "load": "tests.faults.load",
+}
 """Each campaign's module, which has a coroutine function ``run``, by the name that the table shows."""
 BEGIN: Final = "<!-- found -->"
 END: Final = "<!-- end -->"
