@@ -28,6 +28,7 @@ from tests.faults.campaign import Form, Run, Setting, Tally, Unable, violations
 CAMPAIGNS: Final[Mapping[str, str]] = {
     "contention": "tests.faults.contention",
     "failover": "tests.faults.failover",
+    "mutations": "tests.faults.mutations",
 }
 """Each campaign's module, which has a coroutine function ``run``, by the name that the table shows."""
 BEGIN: Final = "<!-- found -->"

@@ -11,7 +11,7 @@ from tests.faults.workers import Orders
 
 SECONDS: Final[Mapping[Form, float]] = {Form.SHORT: 6.0, Form.LONG: 120.0}
 WORKERS: Final = 4
-ORDERS: Final = Orders(play="getting in the way", tasks=12, conversations=6)
+ORDERS: Final = Orders(play="getting in the way", tasks=12, conversations=6, max_staleness=0.3)
 
 
 async def run(setting: Setting) -> Tally:

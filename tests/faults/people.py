@@ -287,9 +287,22 @@ async def replace_by_hand(scene: Scene, conversation_id: str) -> None:
         session.session_id, user_id=USER, reply_id=second, replaces=claim.session.lease
     )
     await unless_refused(scene.repository.ask_again(claim, pending_question="Too late?"))
-    await unless_refused(scene.repository.claim_rerun(session.session_id, user_id=USER, reply_id=first))
     scene.claims.append(newer)
     await unless_refused(_give_back_or_ask(scene, newer))
+    await _answer(scene, session.session_id, first)
+
+
+async def _answer(scene: Scene, session_id: str, reply_id: str) -> None:
+    claim = await scene.repository.claim_rerun(session_id, user_id=USER, reply_id=reply_id)
+    await scene.repository.ask_again(claim, pending_question="And then?")
+
+
+async def answer_twice(scene: Scene, conversation_id: str) -> None:
+    """A message is delivered to somebody who does not look whether it was answered."""
+    session, reply = await scene.waiting(conversation_id), scene.names.next("message")
+    if session is not None:
+        await _answer(scene, session.session_id, reply)
+        await _answer(scene, session.session_id, reply)
 
 
 async def stop_by_hand(scene: Scene, conversation_id: str) -> None:
@@ -401,8 +414,17 @@ async def answer_old_question(scene: Scene, conversation_id: str) -> None:
             )
         )
     ready = await scene.ready(conversation_id)
-    if ready is not None:
-        await scene.repository.apply(ready.session_id, user_id=USER, preview_id=scene.names.next("preview"))
+    if ready is None:
+        return
+    another, reply = scene.names.next("preview"), scene.names.next("message")
+    for call in (
+        scene.repository.claim_rerun(ready.session_id, user_id=USER, reply_id=reply, lease=HUNG_LEASE),
+        scene.repository.claim_refinement(
+            ready.session_id, user_id=USER, preview_id=another, reply_id=reply, lease=HUNG_LEASE
+        ),
+        scene.repository.apply(ready.session_id, user_id=USER, preview_id=another),
+    ):
+        await unless_refused(call)
 
 
 async def bind(scene: Scene, conversation_id: str) -> None:
@@ -410,14 +432,17 @@ async def bind(scene: Scene, conversation_id: str) -> None:
     session = await scene.repository.create(USER, scene.names.next("trigger"), pending_question="Question 1?")
     await scene.repository.record_notification(session.session_id, scene.names.next("notification"), user_id=USER)
     bound = await unless_refused(scene.repository.bind_conversation(session.session_id, conversation_id, user_id=USER))
-    if bound is None:
+    await unless_refused(scene.repository.bind_conversation(session.session_id, "elsewhere", user_id=USER))
+    if bound is None or scene.chance.random() < 0.5:
         await scene.repository.ignore(session.session_id, user_id=USER)
 
 
 async def expire(scene: Scene, conversation_id: str) -> None:
     """A question that stands for a moment only."""
     ends = datetime.now(UTC) + timedelta(seconds=0.2)
-    await scene.begin(conversation_id, expires_at=ends)
+    session = await scene.begin(conversation_id, expires_at=ends)
+    await asyncio.sleep(scene.chance.choice((0.1, 0.3)))
+    await _answer(scene, session.session_id, scene.names.next("message"))
 
 
 async def die_often(scene: Scene, conversation_id: str) -> None:
@@ -455,6 +480,7 @@ GETTING_IN_THE_WAY: Final[Mapping[Action, int]] = {
     answer_old_question: 6,
     bind: 4,
     expire: 4,
+    answer_twice: 6,
     die_often: 3,
 }
 MIXED: Final[Mapping[Action, int]] = {

@@ -79,6 +79,8 @@ def _told(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     told = {each: given[each] for each in _TOLD if given.get(each) is not None and _is_plain(given[each])}
     if given.get("operation_id") is not None:
         told["operation_id"] = given["operation_id"]
+    if given.get("replaces") is not None:
+        told["replaces"] = True
     if name in HOLDERS:
         claim = given["claim"]
         named = {"session_id": claim.session.session_id, "token": claim.token, "kind": claim.kind.value}
@@ -108,6 +110,7 @@ def _found(name: str, returned: Any) -> dict[str, Any]:
         "question": session.state.pending_question,
         "preview_id": session.current_preview_id,
         "created": created,
+        "ends_at": None if session.state.expires_at is None else session.state.expires_at.timestamp(),
     }
     if session is returned:
         return found

@@ -44,6 +44,9 @@ def acknowledged_is_kept(story: Story) -> Iterator[str]:
         for name, field_ in (("revision", "revision"), ("token", "fencing_token")):
             if call.found.get(name, 0) > story.document.get(field_, 0):
                 yield f"{call.name} was acknowledged with {name} {call.found[name]}"
+        bound = call.told.get("conversation_id")
+        if bound not in (None, story.document.get("conversation_id")) and call.found.get("created", True):
+            yield f"{call.name} was acknowledged for {bound}, and it is in {story.document.get('conversation_id')}"
     entries = {entry["operation_id"] for entry in story.history}
     since = -inf if story.is_whole else _oldest_acknowledged(story)
     for operation_id, calls in story.by_operation.items():
@@ -131,9 +134,11 @@ def one_entry_an_operation(story: Story) -> Iterator[str]:
 
 def one_holder_a_token(story: Story) -> Iterator[str]:
     """No fencing token was given to two claims."""
-    holders: dict[int, set[str]] = defaultdict(set)
-    for call in story.acknowledged(*CLAIMS):
-        holders[call.found["token"]].add(str(call.operation_id))
+    holders: dict[int, set[object]] = defaultdict(set)
+    for number, call in enumerate(story.calls):
+        if call.is_acknowledged and call.name in CLAIMS:
+            # A claim that named itself is another one each time.
+            holders[call.found["token"]].add(call.told.get("operation_id") or number)
     yield from (f"the token {token} was given {len(who)} times" for token, who in holders.items() if len(who) > 1)
 
 
@@ -152,6 +157,9 @@ def one_outcome_a_message(story: Story) -> Iterator[str]:
 # --- illegal --------------------------------------------------------------------------------------------------
 
 
+ELSE_THAN_APPLYING: Final = ("apply", "ignore", "fail", "claim_refinement")
+
+
 def legal_steps(story: Story) -> Iterator[str]:
     """Each step of the history is one that its call may make."""
     for before, entry in story.steps:
@@ -163,7 +171,7 @@ def legal_steps(story: Story) -> Iterator[str]:
 
 def known_steps(story: Story) -> Iterator[str]:
     """Each entry was made by a call that was acknowledged, or whose end is unknown; a refused one leaves none."""
-    nameless = Counter(call.name for call in story.calls if call.operation_id is None and call.answer is Answer.UNKNOWN)
+    nameless = Counter(call.name for call in story.calls if call.operation_id is None and _may_have_written(call))
     for entry in story.history:
         calls, name = story.made(entry), entry["call"]
         if name in SWEEPS and entry["operation_id"] is None:
@@ -172,13 +180,11 @@ def known_steps(story: Story) -> Iterator[str]:
             nameless[name] -= 1
         elif not calls:
             yield f"nobody has made the entry of {name}"
-        elif not any(_may_have_written(call, entry) for call in calls):
+        elif not any(call.name == name and _may_have_written(call) for call in calls):
             yield f"{name} is in the history, and was {calls[0].answer}"
 
 
-def _may_have_written(call: Call, entry: Mapping[str, Any]) -> bool:
-    if call.name != entry["call"]:
-        return False
+def _may_have_written(call: Call) -> bool:
     if call.answer is Answer.REFUSED:
         # It ends a session whose attempts are spent; and a first try may have been carried out unseen, and undone.
         return call.found.get("reason") == "attempts_exhausted" or call.found.get("error") == "LeaseLost"
@@ -259,11 +265,33 @@ def nothing_stale(story: Story) -> Iterator[str]:
             yield f"{call.name} names the preview {seen} and met {call.found['preview_id']}"
         if call.name != "claim_apply" and call.found["attempt"] > story.bounds.max_attempts:
             yield f"{call.name} began the attempt {call.found['attempt']}"
+        claimed_at = call.found["expires_at"] - call.found["lease"]
+        if call.name != "claim_apply" and not call.told.get("replaces") and claimed_at > _end_of(call) + _ROUNDING:
+            yield f"{call.name} was made {claimed_at - _end_of(call):.3f} s after the session had expired"
     if story.document is None:
         return
     for call in story.acknowledged("apply"):
         if call.told["preview_id"] != story.document.get("current_preview_id"):
             yield f"the preview {call.told['preview_id']} was applied, not {story.document.get('current_preview_id')}"
+
+
+def _end_of(call: Call) -> float:
+    ends = call.found.get("ends_at")
+    return inf if ends is None else float(ends)
+
+
+def nothing_ends_a_confirmation(story: Story) -> Iterator[str]:
+    """From the claim of a confirmed preview until its outcome nobody else ends, changes or expires the session."""
+    let_go = [call.told["token"] for call in story.calls if call.name == "release" and call.told["kind"] == "apply"]
+    entries = {entry["operation_id"] for entry in story.history}
+    for claim in story.acknowledged("claim_apply"):
+        # A repetition is answered only while its lease is there.
+        if max(let_go, default=-1) >= claim.found["token"]:
+            continue
+        for call in story.acknowledged(*ELSE_THAN_APPLYING):
+            first = min((same.begun for same in story.by_operation.get(call.operation_id or "", ())), default=inf)
+            if claim.ended < first < inf and call.operation_id in entries:
+                yield f"{call.name} came upon the confirmed preview {claim.told['preview_id']}"
 
 
 def given_back_as_it_was(story: Story) -> Iterator[str]:
@@ -289,14 +317,21 @@ def fit_for_status(story: Story) -> Iterator[str]:
         yield f"{status} with the lease {kind}"
     if status == WAITING and not (state.get("pending_question") or state.get("missing_info")):
         yield "it waits without a question"
-    if status == READY and not stored.get("current_preview_id"):
-        yield "it is ready without a preview"
+    if status == WAITING and stored.get("current_preview_id"):
+        yield "it waits with a preview"
+    if status == READY and (not stored.get("current_preview_id") or state.get("pending_question")):
+        yield "it is ready without a preview, or with a question"
     if story.history and story.history[-1]["to_status"] != status:
         yield f"{status}, and the history ends {story.history[-1]['to_status']}"
     if len(story.history) > HISTORY_KEPT:
         yield f"a history of {len(story.history)}"
-    if not story.is_whole:
-        return
+    if story.is_whole:
+        yield from _counts(story, stored)
+    elif len(story.history) < HISTORY_KEPT:
+        yield "its history has no beginning"
+
+
+def _counts(story: Story, stored: Mapping[str, Any]) -> Iterator[str]:
     asked = sum(entry["to_status"] == WAITING and entry["call"] in {*CREATIONS, "ask_again"} for entry in story.history)
     if stored.get("question_number", 0) != asked:
         yield f"{asked} questions were asked, and it counts {stored.get('question_number', 0)}"

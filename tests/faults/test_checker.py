@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 
 from tests.faults.checker import RULES, findings
-from tests.faults.evidence import APPLIED, READY, REPLACED, RERUNNING, WAITING, Bounds, Evidence
+from tests.faults.evidence import APPLIED, IGNORED, READY, REPLACED, RERUNNING, WAITING, Bounds, Evidence
 from tests.faults.journal import Answer, Call, Journal, Log, read
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -261,6 +261,34 @@ def _other_question_back() -> Evidence:
     return evidence(story)
 
 
+def _dismissed_meanwhile() -> Evidence:
+    story = played()
+    story.calls.pop()
+    story.document["history"].pop()
+    story.enter("ignore", IGNORED, "dismissed")
+    story.call("ignore", {"operation_id": "dismissed"})
+    return evidence(story)
+
+
+def _expired_and_claimed() -> Evidence:
+    story = played()
+    claim = _call(story, "claim_rerun")
+    claim.found = {**claim.found, "ends_at": claim.found["expires_at"] - LEASE - 1}
+    return evidence(story)
+
+
+def _bound_elsewhere() -> Evidence:
+    story = played()
+    story.document["conversation_id"] = "d"
+    return evidence(story)
+
+
+def _cut_history() -> Evidence:
+    story = played()
+    del story.document["history"][0]
+    return evidence(story)
+
+
 def _lease_left() -> Evidence:
     story = played()
     story.document["lease"] = {"kind": "apply"}
@@ -335,6 +363,7 @@ VIOLATIONS: Final[tuple[tuple[str, Callable[[], Evidence]], ...]] = (
     ("acknowledged_is_kept", _without_entry),
     ("acknowledged_is_kept", _gone),
     ("acknowledged_is_kept", _rolled_back),
+    ("acknowledged_is_kept", _bound_elsewhere),
     ("consumed_replies_are_kept", _reply_forgotten),
     ("consumed_replies_are_kept", _replaced_forgotten),
     ("each_write_counts", _written_twice),
@@ -351,8 +380,11 @@ VIOLATIONS: Final[tuple[tuple[str, Callable[[], Evidence]], ...]] = (
     ("only_lapsed_is_taken", _apply_taken_early),
     ("nothing_stale", _another_question),
     ("nothing_stale", _too_many_attempts),
+    ("nothing_stale", _expired_and_claimed),
+    ("nothing_ends_a_confirmation", _dismissed_meanwhile),
     ("given_back_as_it_was", _other_question_back),
     ("fit_for_status", _lease_left),
+    ("fit_for_status", _cut_history),
     ("fit_for_status", _question_uncounted),
     ("one_governor", _two_governors),
     ("one_governor", _two_by_their_histories),
@@ -369,6 +401,27 @@ def test_a_story_as_it_should_be_is_accused_of_nothing() -> None:
     """Nothing is found in a whole session with routes that are young enough."""
     routes = [_route(5.0, {"session_id": "s", "revision": 4}), _route(40.0, {})]
     assert findings(evidence(played(), calls=routes)) == []
+
+
+def _claimed_unseen(answer: Answer, found: Mapping[str, Any]) -> Evidence:
+    story = Played()
+    story.create()
+    claim = story.claim("claim 1", "m1")
+    claim.answer, claim.found = answer, found
+    return evidence(story)
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (Answer.UNKNOWN, {}),
+        (Answer.REFUSED, {"error": "LeaseLost"}),
+        (Answer.REFUSED, {"error": "TransitionConflict", "reason": "attempts_exhausted"}),
+    ],
+)
+def test_what_may_have_been_written_is_accused_of_nothing(answer: Answer, found: Mapping[str, Any]) -> None:
+    """A claim that named itself may have left an entry if its end is unknown, and by some of its refusals."""
+    assert findings(_claimed_unseen(answer, found)) == []
 
 
 @pytest.mark.parametrize(("rule", "spoiled"), VIOLATIONS, ids=lambda value: getattr(value, "__name__", value))

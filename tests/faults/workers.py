@@ -15,6 +15,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -130,6 +131,8 @@ def _start(orders: Orders, name: str, seed: int) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for whoever gave the orders
         asyncio.run(work(orders, name, seed))
         code = 0
+    except BaseException:  # noqa: BLE001 - the copy ends here, whatever it met
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)
