@@ -28,6 +28,7 @@ from tests.faults.campaign import Form, Run, Setting, Tally, Unable, violations
 CAMPAIGNS: Final[Mapping[str, str]] = {
     "contention": "tests.faults.contention",
     "failover": "tests.faults.failover",
+    "deaths": "tests.faults.deaths",
     "mutations": "tests.faults.mutations",
 }
 """Each campaign's module, which has a coroutine function ``run``, by the name that the table shows."""
@@ -116,7 +117,7 @@ def run(given: list[str] | None = None) -> int:
     asked = arguments(given)
     seed = random.SystemRandom().randrange(10**6) if asked.seed is None else asked.seed
     console = console_for(sys.stdout, width_elsewhere=_WIDTH)
-    logging.getLogger("sessions").setLevel(logging.ERROR)  # what fails and passes is what the campaigns are for
+    logging.getLogger("sessions").setLevel(logging.CRITICAL)  # what fails and passes is what the campaigns are for
     console.print(f"seed {seed}, driver {default_driver()}")
     try:
         told = asyncio.run(_until_stopped(asked, seed, console))

@@ -10,7 +10,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
+from uuid import uuid4
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
@@ -377,6 +379,22 @@ async def apply_by_hand(scene: Scene, conversation_id: str) -> None:
     await asyncio.gather(one(), one(), end(), one())
 
 
+async def arrive_twice(scene: Scene, conversation_id: str) -> None:
+    """A claim arrives once more, after it was given back."""
+    session = await scene.waiting(conversation_id)
+    if session is None:
+        return
+    claim = partial(
+        scene.repository.claim_rerun,
+        session.session_id,
+        user_id=USER,
+        reply_id=scene.names.next("message"),
+        operation_id=uuid4().hex,
+    )
+    await scene.repository.release(await claim())
+    scene.claims.append(await claim())
+
+
 async def repeat(scene: Scene, conversation_id: str) -> None:
     """A call arrives once more, long after it was answered."""
     await scene.recorder.repeat()
@@ -481,6 +499,7 @@ GETTING_IN_THE_WAY: Final[Mapping[Action, int]] = {
     bind: 4,
     expire: 4,
     answer_twice: 6,
+    arrive_twice: 6,
     die_often: 3,
 }
 MIXED: Final[Mapping[Action, int]] = {

@@ -408,7 +408,9 @@ def _claimed_unseen(answer: Answer, found: Mapping[str, Any]) -> Evidence:
     story.create()
     claim = story.claim("claim 1", "m1")
     claim.answer, claim.found = answer, found
-    return evidence(story)
+    seen = evidence(story)
+    seen.effects = {}
+    return seen
 
 
 @pytest.mark.parametrize(

@@ -178,5 +178,5 @@ def _serve(orders: Orders) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.getLogger("sessions").setLevel(logging.ERROR)  # what fails and passes is what the campaigns are for
+    logging.getLogger("sessions").setLevel(logging.CRITICAL)  # what fails and passes is what the campaigns are for
     _serve(Orders(**json.loads(sys.argv[1])))
