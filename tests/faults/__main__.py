@@ -29,6 +29,7 @@ CAMPAIGNS: Final[Mapping[str, str]] = {
     "contention": "tests.faults.contention",
     "failover": "tests.faults.failover",
     "deaths": "tests.faults.deaths",
+    "cuts": "tests.faults.cuts",
     "mutations": "tests.faults.mutations",
 }
 """Each campaign's module, which has a coroutine function ``run``, by the name that the table shows."""

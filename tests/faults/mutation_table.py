@@ -4,7 +4,6 @@ from typing import Final, NamedTuple
 
 CONTENTION: Final = "contention"
 STRANDED: Final = "stranded"
-DEATHS: Final = "deaths"
 
 
 class Mutation(NamedTuple):
