@@ -30,6 +30,7 @@ CAMPAIGNS: Final[Mapping[str, str]] = {
     "failover": "tests.faults.failover",
     "deaths": "tests.faults.deaths",
     "cuts": "tests.faults.cuts",
+    "clocks": "tests.faults.clocks",
     "mutations": "tests.faults.mutations",
 }
 """Each campaign's module, which has a coroutine function ``run``, by the name that the table shows."""

@@ -1,19 +1,16 @@
 """A network that is cut between three servers, with clients on both sides, and healed again."""
 
 import asyncio
-import contextlib
 import random
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Final, NamedTuple
 
-from sessions.mongod import Member, ReplicaSet, find_mongod
+from sessions.mongod import ReplicaSet, find_mongod
 from tests.faults.campaign import Form, Setting, Tally, Unable
 from tests.faults.crew import Crew, prepared, started, verdict
 from tests.faults.disturbances import Disturbance, disturb
+from tests.faults.members import Place, placed
 from tests.faults.namespaces import ISLE, Network, network
 from tests.faults.workers import Orders
 
@@ -36,24 +33,6 @@ LONGEST_CUT: Final = 6.0
 MEMBERS: Final = 3
 CLIENTS: Final = (MEMBERS, MEMBERS + 1)
 """The namespaces of the clients, behind those of the members."""
-
-
-@contextlib.asynccontextmanager
-async def scattered(binary: Path, over: Network) -> AsyncIterator[ReplicaSet]:
-    """A replica set of which each member has a namespace of its own."""
-    home = Path(tempfile.mkdtemp(prefix="sessions-cuts-"))
-    running: list[Member] = []
-    try:
-        for number in range(MEMBERS):
-            place = home / str(number)
-            running.append(Member(binary, place, host=over.guests[number], before=over.before(number)))
-        replica_set = ReplicaSet(tuple(running))
-        await replica_set.initiate()
-        yield replica_set
-    finally:
-        for member in running:
-            await member.kill()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 async def _cut(over: Network, isle: list[int], chance: random.Random) -> None:
@@ -113,7 +92,7 @@ async def run(setting: Setting) -> Tally:
     new = Orders(play="mixed", tasks=size.tasks, conversations=size.tasks)
     async with (
         network(MEMBERS + len(CLIENTS)) as over,
-        scattered(binary, over) as replica_set,
+        placed(binary, [Place(over.guests[each], over.before(each)) for each in range(MEMBERS)]) as replica_set,
         prepared(new, replica_set.uri, setting) as orders,
     ):
         crews = [Crew(orders, before=over.before(guest)) for guest in CLIENTS]

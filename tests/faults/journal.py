@@ -76,6 +76,8 @@ class Journal:
         self._numbers = itertools.count()
 
     def _write(self, line: Mapping[str, Any]) -> None:
+        if self._file.closed:
+            return  # of a call that its caller had given up: its end is not known
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 

@@ -336,8 +336,9 @@ async def hang(scene: Scene, conversation_id: str) -> None:
 
 
 async def refine_by_hand(scene: Scene, conversation_id: str) -> None:
-    """A change to a preview is claimed, left behind or given back, while others begin sessions there."""
-    session = await scene.ready(conversation_id)
+    """A change to a preview is claimed, and recorded, given back, stopped, or left behind; then others begin there."""
+    own = scene.names.next(conversation_id)  # else another session governs, and no preview can be changed
+    session = await scene.ready(own)
     if session is None or session.current_preview_id is None:
         return
     claim = await scene.repository.claim_refinement(
@@ -345,12 +346,17 @@ async def refine_by_hand(scene: Scene, conversation_id: str) -> None:
         user_id=USER,
         preview_id=session.current_preview_id,
         reply_id=scene.names.next("message"),
-        lease=HUNG_LEASE,
+        lease=scene.chance.choice((HUNG_LEASE, None)),
     )
     scene.claims.append(claim)
-    await unless_refused(scene.begin(conversation_id))
-    if scene.chance.random() < 0.5:
-        await unless_refused(scene.repository.present_preview(claim, preview_id=scene.names.next("preview")))
+    ends: tuple[Callable[[], Awaitable[Any]], ...] = (
+        lambda: scene.repository.present_preview(claim, preview_id=scene.names.next("preview")),
+        lambda: scene.repository.release(claim),
+        lambda: scene.repository.interrupt(session.session_id, user_id=USER),
+        lambda: asyncio.sleep(HUNG_LEASE.total_seconds()),
+    )
+    await unless_refused(scene.chance.choice(ends)())
+    await unless_refused(scene.begin(own))
 
 
 async def apply_by_hand(scene: Scene, conversation_id: str) -> None:
@@ -431,7 +437,7 @@ async def answer_old_question(scene: Scene, conversation_id: str) -> None:
                 lease=HUNG_LEASE,
             )
         )
-    ready = await scene.ready(conversation_id)
+    ready = await scene.ready(scene.names.next(conversation_id))
     if ready is None:
         return
     another, reply = scene.names.next("preview"), scene.names.next("message")
