@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
-from sessions.mongod import Member, ReplicaSet
+from sessions.mongod import ReplicaSet
 
 Disturbance = Callable[[ReplicaSet, random.Random], Awaitable[None]]
 
@@ -37,15 +37,17 @@ async def step_down(replica_set: ReplicaSet, chance: random.Random) -> None:
 
 
 async def strand(replica_set: ReplicaSet, chance: random.Random) -> None:
-    """The primary dies with writes that nobody else has: the others stood still, and elect one of themselves."""
+    """The primary dies with writes that nobody else has; the others come back first, and elect one of themselves.
+
+    They are killed, not frozen: what the primary has sent to a frozen process waits there to be read.
+    """
     primary = await replica_set.primary()
     others = [member for member in replica_set.members if member is not primary]
-    _each(Member.freeze, others)
-    try:
-        await asyncio.sleep(chance.uniform(0.3, 0.8))
-        await primary.kill()
-    finally:
-        _each(Member.thaw, others)
+    await asyncio.gather(*(member.kill() for member in others))
+    await asyncio.sleep(chance.uniform(0.3, 0.8))
+    await primary.kill()
+    for member in others:
+        member.start()
     await replica_set.primary()
     primary.start()
 
@@ -57,11 +59,6 @@ async def kill_another(replica_set: ReplicaSet, chance: random.Random) -> None:
     await other.kill()
     await asyncio.sleep(chance.uniform(0.0, 1.0))
     other.start()
-
-
-def _each(does: Callable[[Member], None], members: list[Member]) -> None:
-    for member in members:
-        does(member)
 
 
 DISTURBANCES: Final[Mapping[str, Disturbance]] = {

@@ -259,6 +259,13 @@ MUTATIONS: Final = (
         "fresh_routes",
     ),
     Mutation(
+        "whoever takes a write-back over writes under another key",
+        "domain/models.py",
+        '        return f"{self.session.key_prefix}:{self.session.current_preview_id}"\n',
+        '        return f"{self.session.key_prefix}:{self.session.current_preview_id}:{self.token}"\n',
+        "confirmed_is_written",
+    ),
+    Mutation(
         "a write is acknowledged before a majority has it",
         "store/requests.py",
         '_WRITE_CONCERN: Final = {"w": "majority"}\n',

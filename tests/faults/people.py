@@ -8,6 +8,7 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -121,6 +122,7 @@ class Scene:
     """What the tasks of one process act by."""
 
     repository: SessionRepository
+    office: Office
     bridge: SessionBridge
     router: CachedRouter
     recorder: Recorder
@@ -373,8 +375,11 @@ async def apply_by_hand(scene: Scene, conversation_id: str) -> None:
         if claim is not None:
             scene.claims.append(claim)
             await pause(scene.chance, HUNG_LEASE.total_seconds() * 2)
-            # Given back, or left to lapse; one that was taken over may have been written by whoever held it before.
-            if claim.attempt == 1 and scene.chance.random() < 0.5:
+            if scene.chance.random() < 0.3:
+                with suppress(TryAgain):
+                    await scene.office.write_back(claim)  # and dies
+            # One that was taken over may have been written by whoever held it before.
+            elif claim.attempt == 1 and scene.chance.random() < 0.5:
                 await unless_refused(scene.repository.release(claim))
 
     async def end() -> None:

@@ -102,7 +102,7 @@ async def on_stage(orders: Orders, name: str, seed: int) -> AsyncIterator[Scene]
             longest = timedelta(seconds=orders.lease)
             bridge = SessionBridge(repository, office.rerun, write_back=office.write_back, max_rerun=longest)
             async with bridge.upkeep(every=timedelta(seconds=orders.lease / 2)):
-                yield Scene(repository, bridge, router, recorder, journal, chance, names)
+                yield Scene(repository, office, bridge, router, recorder, journal, chance, names)
     finally:
         await disconnect(client)
         journal.close()
