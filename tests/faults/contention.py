@@ -9,7 +9,7 @@ from tests.faults.campaign import Form, Setting, Tally, Unable
 from tests.faults.crew import Crew, prepared, started, verdict
 from tests.faults.workers import Orders
 
-SECONDS: Final[Mapping[Form, float]] = {Form.SHORT: 6.0, Form.LONG: 120.0}
+SECONDS: Final[Mapping[Form, float]] = {Form.SHORT: 5.0, Form.LONG: 120.0}
 WORKERS: Final = 4
 ORDERS: Final = Orders(play="getting in the way", tasks=12, conversations=6, max_staleness=0.3)
 

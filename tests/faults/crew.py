@@ -29,6 +29,7 @@ from tests.faults.workers import MARK, Orders, on_stage
 
 WORKERS: Final = Path(__file__).with_name("workers.py")
 _SHOWN: Final = 20
+_SAID: Final = 4_000
 
 
 class WorkerFailed(RuntimeError):
@@ -49,16 +50,25 @@ class Crew:
         # They run the library that runs here, wherever it comes from.
         self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
         self._process: asyncio.subprocess.Process | None = None
-        self._journal = Journal(Path(orders.journals) / f"crew-{id(self)}.jsonl", "crew")
+        place = Path(orders.journals) / f"crew-{id(self)}"
+        self._journal = Journal(place.with_suffix(".jsonl"), "crew")
+        self._complaints = place.with_suffix(".err")
+        """What they, and the drivers below, have to say; shown if one of them fails."""
 
     async def __aenter__(self) -> Self:
-        self._process = await asyncio.create_subprocess_exec(
-            *(*self._before, sys.executable, str(WORKERS), json.dumps(asdict(self._orders))),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=self._environment,
-        )
+        with self._complaints.open("wb") as complaints:
+            self._process = await asyncio.create_subprocess_exec(
+                *(*self._before, sys.executable, str(WORKERS), json.dumps(asdict(self._orders))),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=complaints,
+                env=self._environment,
+            )
         return self
+
+    def _failed(self, text: str) -> WorkerFailed:
+        said = self._complaints.read_text(encoding="utf-8", errors="replace")
+        return WorkerFailed(f"{text}\n{said[-_SAID:]}")
 
     async def __aexit__(self, *exception: object) -> None:
         assert self._process is not None
@@ -75,7 +85,7 @@ class Crew:
         await self._process.stdin.drain()
         answer = await self._process.stdout.readline()
         if not answer:
-            raise WorkerFailed("the process of the workers has ended")
+            raise self._failed("the process of the workers has ended")
         return json.loads(answer.decode().removeprefix(MARK))
 
     async def start(self, name: str, seed: int) -> None:
@@ -89,7 +99,7 @@ class Crew:
             WorkerFailed: It had ended by itself.
         """
         if (code := await self._ask(kill=name)) >= 0:
-            raise WorkerFailed(f"{name} had ended by itself, with {code}")
+            raise self._failed(f"{name} had ended by itself, with {code}")
         self._journal.killed(name)
 
     async def end(self) -> None:
@@ -100,7 +110,7 @@ class Crew:
         """
         codes = await self._ask(end=True)
         if failed := {name: code for name, code in codes.items() if code}:
-            raise WorkerFailed(f"ended with {failed}")
+            raise self._failed(f"ended with {failed}")
 
 
 @asynccontextmanager

@@ -20,7 +20,6 @@ IN_CI: Final = (
     "a call that arrives twice is carried out twice",
     "a holder's token and operation are not checked",
     "an outcome leaves its lease behind",
-    "the governor index is not unique",
 )
 CHOSEN: Final[Mapping[Form, Sequence[Mutation]]] = {
     Form.SHORT: [mutation for mutation in MUTATIONS if mutation.name in IN_CI],

@@ -112,6 +112,7 @@ async def work(orders: Orders, name: str, seed: int) -> None:
     """Act until told to end."""
     over = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     async with on_stage(orders, name, seed) as scene, asyncio.TaskGroup() as tasks:
         for number in range(orders.tasks):
             conversation_id = f"c{number % orders.conversations}"
@@ -178,5 +179,7 @@ def _serve(orders: Orders) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A copy is told to end by it, and may be told so before it listens.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     logging.getLogger("sessions").setLevel(logging.CRITICAL)  # what fails and passes is what the campaigns are for
     _serve(Orders(**json.loads(sys.argv[1])))
