@@ -33,6 +33,12 @@ CAMPAIGNS: Final[Mapping[str, str]] = {
     "cuts": "tests.faults.cuts",
     "clocks": "tests.faults.clocks",
     "mutations": "tests.faults.mutations",
+    "model": "tests.faults.model_check",
+    "interleavings": "tests.faults.interleavings",
+    "cancellations": "tests.faults.cancellations",
+    "isolation": "tests.faults.isolation",
+    "lost acknowledgements": "tests.faults.lost_acknowledgements",
+    "inputs": "tests.faults.inputs",
 }
 """Each campaign's module, which has a coroutine function ``run``, by the name that the table shows."""
 BEGIN: Final = "<!-- found -->"
