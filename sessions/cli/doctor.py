@@ -150,9 +150,9 @@ async def _clock(desk: Desk) -> Finding:
     finally:
         await clock.close()
     error = clock.error / timedelta(milliseconds=1)
-    way = "ahead of" if apart > timedelta(0) else "behind"
-    beside = f"this machine's is {abs(apart).total_seconds():.3f} s {way} it, which does not matter"
-    text = f"the server's is known to ±{error:.1f} ms; {beside}"
+    way = "ahead" if apart > timedelta(0) else "behind"
+    beside = f"this machine's own is {abs(apart).total_seconds():.3f} s {way}"
+    text = f"the server's, known to ±{error:.1f} ms; {beside}"
     return _warning("clock", text) if clock.error > _CLOCK_ERROR else _ok("clock", text)
 
 

@@ -207,7 +207,7 @@ def show(
         if as_json:
             hidden = set() if show_text else {"reason"}
             told = [entry.model_dump(mode="json", exclude=hidden) for entry in history]
-            emit({**session_values(session, show_text=show_text), "history": told})
+            emit({**session_values(session, show_text=show_text, with_replies=True), "history": told})
             return DONE
         _show_session(session, desk.at, show_text=show_text)
         rendering.console().print()

@@ -23,6 +23,7 @@ WIDTH_WITHOUT_TERMINAL: Final = 140
 SESSION_WIDTH: Final = 32
 """Of the ids that the library makes; a longer one, which was imported, takes more lines."""
 _TEXTS: Final = ("pending_question", "missing_info", "failed_reason")
+_OF_REPLIES: Final = {"answered_reply_ids", "replaced_reply_ids", "replacements"}
 _SAY_EVERY: Final = 10.0
 _STYLES: Final[Mapping[SessionStatus, str]] = {
     SessionStatus.WAITING_USER_REPLY: "yellow",
@@ -105,9 +106,11 @@ def lease_in_words(session: ActiveScheduleSessionSnapshot, at: datetime) -> str:
     return f"{lease.kind}, lapsed {span(at - lease.expires_at)} ago"
 
 
-def session_values(session: ActiveScheduleSessionSnapshot, *, show_text: bool) -> dict[str, Any]:
-    """A session for programs; its texts only if they are asked for."""
-    told = session.model_dump(mode="json")
+def session_values(
+    session: ActiveScheduleSessionSnapshot, *, show_text: bool, with_replies: bool = False
+) -> dict[str, Any]:
+    """A session for programs; its texts only if they are asked for, and what it keeps of replies if that was read."""
+    told = session.model_dump(mode="json", exclude=None if with_replies else _OF_REPLIES)
     if not show_text:
         told["state"] = {name: value for name, value in told["state"].items() if name not in _TEXTS}
     return told
