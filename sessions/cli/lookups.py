@@ -288,7 +288,10 @@ def stalled(
 
 
 def damaged(*, uri: options.Uri = None, database: options.DatabaseName = None, as_json: options.AsJson = False) -> int:
-    """Documents that cannot be read, by ids and fields; reads every one."""
+    """Documents that cannot be read; looks at every one.
+
+    It tells ids and fields, never what they hold.
+    """
 
     async def work(desk: Desk) -> int:
         shown = rendering.table("user", "fields", session="session")

@@ -1,13 +1,14 @@
 """Files of rows: JSON lines or CSV, read and written one row at a time, each row checked by the library's limits."""
 
+import codecs
 import csv
-import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Protocol, Self, TextIO
 
@@ -86,9 +87,9 @@ def _json_line(number: int, taken: bytes, position: int) -> Line:
 
 
 def _csv_lines(opened: IO[bytes]) -> Iterator[Line]:
+    bounded = iter(partial(opened.readline, _LONGEST_LINE), b"")
     # What is no UTF-8 becomes lone surrogates, which every limit refuses.
-    text = io.TextIOWrapper(opened, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(text)
+    reader = csv.reader(codecs.iterdecode(bounded, "utf-8-sig", errors="surrogateescape"))
     head = next(reader, [])
     if sorted(head) != sorted(COLUMNS):
         raise CommandRefused(f"the first line of a CSV names the columns: {', '.join(COLUMNS)}")

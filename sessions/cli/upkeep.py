@@ -43,6 +43,11 @@ OlderThan = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; for scripts.")]
 
 
+def at_terminal() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty()
+
+
 async def _swept(what: str, total: int, sweep: Callable[[], Awaitable[int]]) -> int:
     """Repeat a sweep until it finds nothing more; how many it changed."""
     done = 0
@@ -86,7 +91,10 @@ def recover(
     as_json: options.AsJson = False,
     dry_run: options.DryRun = False,
 ) -> int:
-    """Give back what dead workers hold. What is past its end, or out of attempts, ends."""
+    """Give back what dead workers hold.
+
+    A session that is past its end, or out of attempts, ends instead.
+    """
 
     async def work(desk: Desk) -> int:
         total = await desk.count(reads.stalled(desk.at, limit=1).filter)
@@ -134,12 +142,15 @@ def purge(
     dry_run: options.DryRun = False,
     yes: Yes = False,
 ) -> int:
-    """Delete ended sessions, for good; asks first. Their triggers can make sessions again."""
+    """Delete ended sessions, for good; asks first.
+
+    Their triggers can make sessions again.
+    """
     purging = _Purging(ended_before, older_than)
     at_desk(uri, database, purging.look)
     if not dry_run and purging.total:
         if not yes:
-            if not sys.stdin.isatty():
+            if not at_terminal():
                 raise CommandRefused("purge asks first: run it at a terminal, or pass --yes")
             # Out here, since nothing else of a loop would run while it waits, Ctrl-C included.
             asked = f"Delete {counted(purging.total)} that ended before {rendering.moment(purging.before)} UTC?"
@@ -157,7 +168,10 @@ def stop(
     database: options.DatabaseName = None,
     as_json: options.AsJson = False,
 ) -> int:
-    """Stop the graph at work on a session. Its question or preview stands as before."""
+    """Stop the graph at work on a session.
+
+    Its question or preview stands as before, and its message can be delivered again.
+    """
     wanted = inputs.identifier("session_id", session_id)
 
     async def work(desk: Desk) -> int:

@@ -1,0 +1,103 @@
+"""The command used wrongly: a line that says what to do, no trace, no password."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from sessions import __main__
+from sessions.cli import ending
+from tests.support.index_command import ROOT
+from tests.support.sessions_command import Operator, run_here
+
+PASSWORD: Final = "hunter2-never-shown"  # noqa: S105 - of no server
+SOMEWHERE: Final = ("--uri", "mongodb://127.0.0.1:1/x")
+WRONG: Final[dict[str, Sequence[str]]] = {
+    "unknown command": (f"mongodb://someone:{PASSWORD}@127.0.0.1/x",),
+    "no server named": ("counts", "--database", "x"),
+    "no database named": ("counts", "--uri", f"mongodb://someone:{PASSWORD}@127.0.0.1:1/"),
+    "unescaped password": ("counts", "--uri", f"mongodb://someone:a@{PASSWORD}@127.0.0.1/x"),
+    "port is none": ("counts", "--uri", f"mongodb://someone:a@127.0.0.1:{PASSWORD}/x"),
+    "unreachable": (*("counts", "--uri", f"mongodb://someone:{PASSWORD}@127.0.0.1:1/x?serverSelectionTimeoutMS=300"),),
+    "an id that is none": ("show", " padded", *SOMEWHERE),
+    "a user that is none": ("route", "0", "c", *SOMEWHERE),
+    "a status that is none": ("list", "--status", "open", *SOMEWHERE),
+    "an age without unit": ("list", "--older-than", "30", *SOMEWHERE),
+    "a moment without zone": ("purge", "--ended-before", "2026-01-01", *SOMEWHERE),
+    "a moment that is none": ("purge", "--ended-before", "yesterday", *SOMEWHERE),
+    "a moment out of range": ("purge", "--ended-before", "0001-01-01T00:00+14:00", *SOMEWHERE),
+    "no such file": ("import", "/nowhere/rows.jsonl", *SOMEWHERE),
+    "rejects in the rows": ("import", __file__, "--rejected", __file__, *SOMEWHERE),
+    "a file that exists": ("export", __file__, *SOMEWHERE),
+}
+
+
+@pytest.mark.parametrize("wrong", list(WRONG))
+def test_wrong_usage_is_a_line_and_status_two(wrong: str) -> None:
+    """Whoever mistypes reads one line, and no password."""
+    told = run_here(*WRONG[wrong])
+    assert (told.status, told.out) == (2, ""), told.err
+    assert len(told.err.splitlines()) == 1
+    assert PASSWORD not in told.err
+    assert "127.0.0.1" not in told.err
+
+
+def test_each_command_explains_itself() -> None:
+    """Help fits 80 columns, names the exit statuses, and gives each command a line that is not cut."""
+    told = run_here("--help")
+    assert told.status == 0
+    assert max(map(len, told.out.splitlines())) <= 80
+    assert "Exit status: 0 done" in told.out
+    assert "..." not in told.out.replace("[ARGS]...", "")
+    for line in told.out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines():
+        assert run_here(line.split()[0], "--help").status == 0
+
+
+@pytest.mark.parametrize("mistake", [KeyboardInterrupt, BrokenPipeError])
+def test_whoever_stops_it_reads_no_trace(monkeypatch: pytest.MonkeyPatch, mistake: type[BaseException]) -> None:
+    """Ctrl-C, and a reader that has seen enough, are no errors of the program."""
+    source = (
+        "import os, sys\nfrom sessions.cli import lookups\n"
+        f"def fail(*_, **__): raise {mistake.__name__}\n"
+        "lookups.at_desk = fail\nfrom sessions.__main__ import run\n"
+        "sys.argv[1:] = ['counts']\nsys.exit(run())"
+    )
+    ended = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=False, env=dict(os.environ)
+    )
+    assert ended.returncode == ending.STOPPED
+    assert "Traceback" not in ended.stderr
+
+
+def test_without_typer_it_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The library works without the extra, its command says which one it needs."""
+    for name in [name for name in sys.modules if name.startswith("sessions.cli")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("sessions.cli", raising=False)
+    monkeypatch.setitem(sys.modules, "typer", None)
+    assert __main__.main(["counts"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "The command line needs typer: pip install 'active-schedule-sessions[cli]'"
+    ]
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}, {"COLUMNS": "20"}])
+def test_a_log_file_is_plain(operator: Operator, tmp_path: Path, variables: dict[str, str]) -> None:
+    """No code of a terminal, whatever the environment says, and nothing is wrapped for a terminal that is not there."""
+    log = tmp_path / "log"
+    with log.open("w") as opened:
+        subprocess.run(
+            [sys.executable, "-m", "sessions", "counts"],
+            cwd=ROOT,
+            env={**os.environ, "MONGODB_URI": operator.uri.replace("/?", f"/{operator.database}?"), **variables},
+            stdout=opened,
+            stderr=subprocess.STDOUT,
+            check=True,
+        )
+    printed = log.read_text()
+    assert "\x1b" not in printed
+    assert len(printed.splitlines()) == 2 + 7 + 1
