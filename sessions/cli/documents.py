@@ -1,7 +1,7 @@
 """Every stored document in turn, in bounded batches with progress; and what is damaged in one."""
 
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Final
 
 from sessions.cli.desk import Desk
 from sessions.cli.rendering import counted, progress
@@ -18,22 +18,19 @@ _BATCH_WITH_HISTORY: Final = 100
 async def every_document(desk: Desk, what: str, *, with_history: bool) -> AsyncIterator[RawDocument]:
     """Each document that was stored when its turn came, in the order of the ids; memory holds one batch."""
     size = _BATCH_WITH_HISTORY if with_history else _BATCH
-    total = await desk.count({})
+    total = await desk.count(across_users.ANY_ID)
     done = 0
+    last: RawDocument | None = None
     with progress(what, total) as advance:
-        after: str | None = None
         # Until none is left: an answer of 16 MB may be shorter than the batch.
-        while found := await desk.find(across_users.everything(after=after, limit=size, with_history=with_history)):
+        while found := await desk.find(across_users.everything(after=last, limit=size, with_history=with_history)):
             for raw in found:
                 yield raw
-            after = found[-1]["_id"]
+            if last is not None and last["_id"] == found[-1]["_id"]:
+                return  # an id that Python cannot hold as it is, at the end
+            last = found[-1]
             done += len(found)
             advance(done, f"{counted(done, 'document')}")
-    seen: list[Any] = []
-    while found := await desk.find(across_users.foreign_ids(but_for=seen, limit=size)):
-        for raw in found:
-            yield raw
-        seen += [raw["_id"] for raw in found]
 
 
 def damage_of(raw: RawDocument) -> SessionDamaged | None:

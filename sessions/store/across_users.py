@@ -1,17 +1,17 @@
 """What an operator looks for, over all users: each lookup as a pure function, in bounded batches.
 
-The repository's own lookups are scoped by user. Of these only `everything` and `foreign_ids` go through the whole
-collection, batch by batch; each of the others has an index.
+The repository's own lookups are scoped by user. Of these only `everything` goes through the whole collection, batch by
+batch; each has an index.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from sessions.domain.lifecycle import SessionStatus
 from sessions.store.document import LATEST_INDEX, PAGE_INDEX, STATUS_INDEX
 from sessions.store.reads import REPLY_FIELDS, WITHOUT_HISTORY, Lookup
-from sessions.store.updates import Filter, Stage
+from sessions.store.updates import Filter, RawDocument, Stage
 from sessions.store.writes import values_of
 
 WITHOUT_TEXTS: Final[Mapping[str, int]] = {
@@ -20,7 +20,8 @@ WITHOUT_TEXTS: Final[Mapping[str, int]] = {
     **dict.fromkeys(("state.pending_question", "state.missing_info", "state.failed_reason"), 0),
 }
 _ITS_TRIGGER: Final[Mapping[str, int]] = {"user_id": 1, "trigger_id": 1}
-_IS_TEXT: Final = {"$type": "string"}
+ANY_ID: Final[Filter] = {"_id": {"$gte": ""}}
+"""All sessions, as an index counts them without the documents."""
 _MOST_OF_TRIGGERS: Final = 100_000
 
 
@@ -84,16 +85,13 @@ def lapsed(at: datetime, *, limit: int) -> Lookup:
     return Lookup(conditions, sort=(("lease.expires_at", 1),), limit=limit, projection=WITHOUT_TEXTS)
 
 
-def everything(*, after: str | None, limit: int, with_history: bool) -> Lookup:
-    """A batch of all sessions, in the order of their ids, which are texts."""
-    conditions = {"_id": _IS_TEXT if after is None else {"$gt": after}}
+def everything(*, after: RawDocument | None, limit: int, with_history: bool) -> Lookup:
+    """A batch of all documents in the order of their ids, behind the last one of the batch before."""
+    # By an expression, since a condition on the field itself compares with ids of the same kind only (*measured*: both
+    # use the index of the ids). An id of any other kind is no repository's.
+    conditions: Filter = {} if after is None else {"$expr": {"$gt": ["$_id", {"$literal": after["_id"]}]}}
     projection = None if with_history else WITHOUT_HISTORY
     return Lookup(conditions, sort=(("_id", 1),), limit=limit, projection=projection)
-
-
-def foreign_ids(*, but_for: Sequence[Any], limit: int) -> Lookup:
-    """A batch of the documents whose id is no text, which no repository has written."""
-    return Lookup({"_id": {"$not": _IS_TEXT, "$nin": list(but_for)}}, limit=limit, projection={"user_id": 1})
 
 
 def how_many(conditions: Filter) -> list[Stage]:
