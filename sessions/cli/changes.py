@@ -8,7 +8,7 @@ from rich.text import Text
 from sessions.cli import options, rendering
 from sessions.cli.desk import Desk, at_desk
 from sessions.cli.ending import DONE
-from sessions.cli.rendering import emit, lease_in_words, note, printable, session_values, status_cell
+from sessions.cli.rendering import emit, note, printable, session_values, status_cell
 from sessions.domain.lifecycle import ALL
 from sessions.domain.models import ActiveScheduleSessionSnapshot
 
@@ -26,11 +26,11 @@ ResumeAfter = Annotated[
 def _line(session: ActiveScheduleSessionSnapshot) -> Text:
     told = Text(f"{session.updated_at:%H:%M:%S}  {printable(session.session_id)}  ")
     told.append(status_cell(session.status))
-    # The session's own last moment: a watch has no other clock at hand.
-    lease = lease_in_words(session, session.updated_at)
-    user = f"user {session.user_id}"
-    where = "" if session.conversation_id is None else f"conversation {printable(session.conversation_id)}"
-    told.append("  " + ", ".join(part for part in (user, where, lease) if part))
+    told.append(f"  user {session.user_id}")
+    if session.conversation_id is not None:
+        told.append(f", {printable(session.conversation_id)}")
+    if session.lease is not None:
+        told.append(f" ({session.lease.kind})")
     return told
 
 
@@ -59,7 +59,7 @@ def watch(
                 if as_json:
                     emit({"token": change.token, "session": session_values(change.snapshot, show_text=show_text)})
                     continue
-                console.print(_line(change.snapshot))
+                console.print(_line(change.snapshot), soft_wrap=True)
                 for name, text in rendering.texts_of(change.snapshot) if show_text else ():
                     console.print(Text(f"          {name}: {printable(text)}"))
                 console.file.flush()

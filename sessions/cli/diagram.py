@@ -56,13 +56,10 @@ def _step(here: SessionStatus, there: SessionStatus) -> str:
         side = x - wide // 2
         return _path(f"M {side} {y - 10} C {side - 44} {y - 30}, {side - 44} {y + 30}, {side} {y + 10}")
     if x == to_x:
-        # Side by side, one lane for each direction; past a box in between by a bow.
+        # Neighbours, with a lane for each direction.
         way = 1 if to_y > y else -1
         lane = x - 24 * way
         begin, end = y + way * high // 2, to_y - way * (high // 2 + 2)
-        if abs(to_y - y) > 200:  # noqa: PLR2004 - a box stands in between
-            far = x - (wide // 2 + 70)
-            return _path(f"M {x - wide // 2} {y} C {far} {y}, {far} {to_y}, {x - wide // 2 - 2} {to_y}")
         return _path(f"M {lane} {begin} L {lane} {end}")
     begin, end = x + wide // 2, to_x - wide // 2 - 2
     # Each step leaves and arrives at a height of its own, so that those of one box can be told apart.

@@ -107,7 +107,7 @@ def list_sessions(
     conversation_id = inputs.optional_identifier("conversation_id", conversation)
 
     async def work(desk: Desk) -> int:
-        columns = ("user", "status", "changed", "conversation", *(("text",) if show_text else ()))
+        columns = ("user", "status", "age", "conversation", *(("text",) if show_text else ()))
         shown = rendering.table(*columns, session="session")
         number = 0
         async for session in _listed(

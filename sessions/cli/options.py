@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from sessions.domain.lifecycle import SessionStatus
+from sessions.domain.lifecycle import ALL, SessionStatus
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _AGE: Final = re.compile(r"(\d{1,6})([smhdw])")
@@ -29,7 +29,12 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say how many it would b
 SessionId = Annotated[str, typer.Argument(metavar="ID", help="The session's id.", show_default=False)]
 Statuses = Annotated[
     list[SessionStatus] | None,
-    typer.Option("--status", help="Only sessions in this status; may be repeated.", show_default=False),
+    typer.Option(
+        "--status",
+        metavar="STATUS",
+        help=f"Only sessions in this status, one of {', '.join(ALL)}; may be repeated.",
+        show_default=False,
+    ),
 ]
 OfUser = Annotated[int | None, typer.Option("--user", metavar="ID", help="Only this user's.", show_default=False)]
 OfConversation = Annotated[

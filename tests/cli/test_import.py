@@ -13,7 +13,10 @@ from typing import Any, Final
 import pytest
 
 from sessions import RouteAction, SessionRepository, SessionStatus
+from sessions.cli import rendering
+from sessions.cli.importer import Importer
 from sessions.domain.models import derive_session_id
+from sessions.store import across_users, reads
 from sessions.store.document import COLLECTION
 from tests.support.index_command import ROOT
 from tests.support.sessions_command import Operator
@@ -182,6 +185,52 @@ async def test_a_session_that_exists_is_never_overwritten(
     await operator("import", str(write_jsonl(tmp_path / "rows", made)))
     assert len(rejected(tmp_path / "rows.rejected.jsonl")) == 2
     assert (await sessions.list_sessions(1)).sessions == (mine,)
+
+
+async def test_a_race_is_told_and_lost(
+    operator: Operator, sessions: SessionRepository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever stores a session between the look and the insert was first, be it this very one."""
+    held = json.dumps({"pending_question": "?"})
+    made = [
+        row(number, "waiting_user_reply", user_id=1, conversation_id=f"c{number}", state_json=held)
+        for number in (1, 2, 3)
+    ]
+    await operator("import", str(write_jsonl(tmp_path / "rows", made[:2])))
+    blind = [True]
+    look = Importer._without_present
+
+    async def see(importer: Importer, batch: Any) -> Any:
+        if blind.pop() if blind else False:
+            return list(batch)
+        return await look(importer, batch)
+
+    monkeypatch.setattr(Importer, "_without_present", see)
+    monkeypatch.setattr(Importer, "_without_taken_triggers", lambda _, batch: asyncio.sleep(0, batch))
+    told = await operator("import", str(write_jsonl(tmp_path / "rows", made)), "--json")
+    assert (told.objects[0]["imported"], told.objects[0]["present"]) == (1, 2)
+    blind[:] = [True, True, True, True]
+    told = await operator("import", str(tmp_path / "rows"), "--json")
+    assert told.objects[0]["rejected"] == 3
+    assert all("is gone: import it again" in reason for _, reason in rejected(tmp_path / "rows.rejected.jsonl"))
+    blind.clear()
+    rival = row(9, "waiting_user_reply", user_id=1, conversation_id="c1")
+    monkeypatch.setattr(reads, "governor", lambda *_: across_users.by_id("nobody"))
+    told = await operator("import", str(write_jsonl(tmp_path / "rows", [rival])), "--json")
+    assert "changes at this moment" in rejected(tmp_path / "rows.rejected.jsonl")[0][1]
+
+
+async def test_a_line_tells_how_far_it_is_in_a_log(
+    operator: Operator, shared: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where there is no terminal, on standard error; a line that is no row is told, and the next is read."""
+    monkeypatch.setattr(rendering, "_SAY_EVERY", 0.0)
+    source = write_jsonl(tmp_path / "rows", rows(1000, 0))
+    with source.open("a") as opened:
+        opened.write("{\n")
+    told = await operator("import", str(source))
+    assert told.out.splitlines()[0] == "1,000 rows imported, 0 there already, 1 rejected."
+    assert told.err.splitlines()[0].startswith("importing: 500 rows, 0 rejected (")
 
 
 async def test_export(operator: Operator, sessions: SessionRepository, shared: Any, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The command used wrongly: a line that says what to do, no trace, no password."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import Final
 import pytest
 
 from sessions import __main__
-from sessions.cli import ending
+from sessions.cli import ending, lookups
 from tests.support.index_command import ROOT
 from tests.support.sessions_command import Operator, run_here
 
@@ -71,6 +72,17 @@ def test_whoever_stops_it_reads_no_trace(monkeypatch: pytest.MonkeyPatch, mistak
     )
     assert ended.returncode == ending.STOPPED
     assert "Traceback" not in ended.stderr
+
+
+def test_a_signal_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says that what was done stays."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(lookups, "at_desk", stop)
+    told = run_here("counts")
+    assert (told.status, told.out, told.err) == (130, "", "python -m sessions: stopped; what was done stays\n")
 
 
 def test_without_typer_it_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from sessions import SessionRepository
+from sessions import Change, SessionRepository
 from tests.support.index_command import ROOT
 from tests.support.sessions_command import Operator
 
@@ -55,7 +55,7 @@ async def test_each_change_is_a_line_at_once(
         session = await sessions.create(7, "t", conversation_id="c", pending_question=QUESTION)
         line = await line_of(process)
         assert session.session_id in line
-        assert line.endswith("waiting_user_reply  user 7, conversation c")
+        assert line.endswith("waiting_user_reply  user 7, c")
         process.send_signal(signalled)
         async with asyncio.timeout(30):
             out, err = await process.communicate()
@@ -72,9 +72,41 @@ async def test_a_program_goes_on_where_it_was(operator: Operator, sessions: Sess
     await sessions.claim_rerun(session.session_id, user_id=7, reply_id="r")
     async with watching(operator, "--resume-after", told["token"], "--show-text") as process:
         line = await line_of(process)
-        assert "rerunning" in line
-        assert "reply, 60s left" in line
+        assert line.endswith("rerunning  user 7, c (reply)")
         assert (await line_of(process)).strip() == f"question: {QUESTION}"
+
+
+async def test_it_ends_with_its_changes(
+    operator: Operator, sessions: SessionRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is printed of a change, with and without a conversation, a lease and texts."""
+    asked = await sessions.create(7, "t", conversation_id="c", pending_question=QUESTION)
+    shown = await sessions.create(8, "t", preview_id="p")
+    claim = await sessions.claim_rerun(asked.session_id, user_id=7, reply_id="r")
+
+    class Changes:
+        """A watch that ends."""
+
+        async def __aenter__(self) -> AsyncIterator[Change]:
+            return aiter(self)
+
+        async def __aexit__(self, *_: object) -> None:
+            """Nothing runs."""
+
+        async def __aiter__(self) -> AsyncIterator[Change]:
+            for session in (asked, shown, claim.session):
+                yield Change(session, "token")
+
+    monkeypatch.setattr(SessionRepository, "watch", lambda *_, **__: Changes())
+    told = await operator("watch", "--show-text", "--status", "waiting_user_reply", "--status", "ready_preview")
+    first, text, second = told.out.splitlines()
+    assert first.endswith(f"{asked.session_id}  waiting_user_reply  user 7, c")
+    assert text.strip() == f"question: {QUESTION}"
+    assert second.endswith(f"{shown.session_id}  ready_preview  user 8")
+    told = await operator("watch", "--json")
+    assert [each["session"]["status"] for each in told.objects] == ["waiting_user_reply", "ready_preview", "rerunning"]
+    assert QUESTION not in told.out
+    assert (await operator("watch")).out.splitlines()[-1].endswith("rerunning  user 7, c (reply)")
 
 
 async def test_a_token_that_is_none(operator: Operator, sessions: SessionRepository) -> None:
