@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Final
 
 from sessions.extras import MissingExtra, needs_extra
@@ -39,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> int:
     """Run the process's own command line."""
+    for stream in (sys.stdout, sys.stderr):
+        # Ids may hold letters that a log file's encoding lacks.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     status = main()
     if status == _STOPPED:
         # At a plain exit Python would wait for Motor's threads, and they for the server.

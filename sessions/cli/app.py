@@ -1,7 +1,6 @@
 """The command line, ``python -m sessions`` or ``sessions``. It never prints the URI: that may hold a password."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -97,10 +96,6 @@ def main(arguments: Sequence[str] | None, *, demo: Callable[[], int]) -> int:
         return _refuse(str(error), _status_of(error))
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         return _refuse("stopped; what was done stays", STOPPED)
-    except BrokenPipeError:
-        # Whoever read has seen enough; nothing more is written, at the exit neither.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return STOPPED
     except typer.TyperException as error:
         return _refuse(_said(error), USAGE_OR_UNREACHABLE)
     return int(status or DONE) if given else USAGE_OR_UNREACHABLE

@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
-from sessions import __main__
-from sessions.cli import ending, lookups
+from sessions import SessionRepository, __main__
+from sessions.cli import lookups
 from tests.support.index_command import ROOT
 from tests.support.sessions_command import Operator, run_here
 
@@ -58,20 +58,41 @@ def test_each_command_explains_itself() -> None:
         assert run_here(line.split()[0], "--help").status == 0
 
 
-@pytest.mark.parametrize("mistake", [KeyboardInterrupt, BrokenPipeError])
-def test_whoever_stops_it_reads_no_trace(monkeypatch: pytest.MonkeyPatch, mistake: type[BaseException]) -> None:
-    """Ctrl-C, and a reader that has seen enough, are no errors of the program."""
-    source = (
-        "import os, sys\nfrom sessions.cli import lookups\n"
-        f"def fail(*_, **__): raise {mistake.__name__}\n"
-        "lookups.at_desk = fail\nfrom sessions.__main__ import run\n"
-        "sys.argv[1:] = ['counts']\nsys.exit(run())"
+def command(operator: Operator, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
+    """A command in a process of its own."""
+    uri = operator.uri.replace("/?", f"/{operator.database}?")
+    return subprocess.Popen(  # noqa: S603 - our own command
+        [sys.executable, "-m", "sessions", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "MONGODB_URI": uri, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    ended = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=False, env=dict(os.environ)
-    )
-    assert ended.returncode == ending.STOPPED
-    assert "Traceback" not in ended.stderr
+
+
+async def test_a_reader_that_has_seen_enough(operator: Operator, sessions: SessionRepository) -> None:
+    """``sessions list | head`` ends without a trace."""
+    for number in range(300):
+        await sessions.create(1, f"trigger-{number}-{'x' * 100}", preview_id="p")
+    process = command(operator, "list", "--json", "--limit", "1000")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout as out:
+        await asyncio.to_thread(out.readline)
+    with process.stderr as err:
+        said = await asyncio.to_thread(err.read)
+    assert (await asyncio.to_thread(process.wait), said) == (1, "")
+
+
+async def test_a_log_without_these_letters(operator: Operator, sessions: SessionRepository) -> None:
+    """Where the encoding lacks a letter its number is printed, and bars are made of what there is."""
+    await sessions.create(1, "t", conversation_id="Zürich", pending_question="?")
+    for name, part in (("list", "Z\\xfcrich"), ("counts", "######"), ("doctor", "to \\xb1")):
+        process = command(operator, name, PYTHONIOENCODING="ascii")
+        out, err = await asyncio.to_thread(process.communicate)
+        assert (process.returncode, err) == (0, "")
+        assert part in out
 
 
 def test_a_signal_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
