@@ -16,6 +16,8 @@ from sessions.store.named_database import DatabaseNotNamed, named_database
 from sessions.store.reads import Lookup
 from sessions.store.updates import Filter, RawDocument
 
+MAX_ATTEMPTS: Final = 5
+"""What `open_repository` takes unless it is told otherwise."""
 _CONTACT_SECONDS: Final = 5.0
 _CALL_SECONDS: Final = 60.0
 """How long one call may take: counting a large collection, or a batch on a busy server."""
@@ -60,16 +62,20 @@ async def contact(uri: str | None, name: str | None) -> AsyncIterator[tuple[Data
         raise CommandRefused(str(error)) from None
 
 
-async def _at_desk(uri: str | None, name: str | None, work: Work, *, writes: bool) -> int:
+async def _at_desk(uri: str | None, name: str | None, work: Work, *, writes: bool, max_attempts: int) -> int:
     async with (
         contact(uri, name) as (database, at),
-        open_repository(database, verify_indexes=writes, timeout=_CALL_SECONDS) as repository,
+        open_repository(
+            database, verify_indexes=writes, timeout=_CALL_SECONDS, max_attempts=max_attempts
+        ) as repository,
     ):
         collection = SessionCollection(database, timeout=_CALL_SECONDS)
         return await work(Desk(database=database, collection=collection, repository=repository, at=at))
 
 
-def at_desk(uri: str | None, name: str | None, work: Work, *, writes: bool = False) -> int:
+def at_desk(
+    uri: str | None, name: str | None, work: Work, *, writes: bool = False, max_attempts: int = MAX_ATTEMPTS
+) -> int:
     """Do a command's work; its exit status.
 
     Args:
@@ -77,5 +83,6 @@ def at_desk(uri: str | None, name: str | None, work: Work, *, writes: bool = Fal
         name: The same.
         work: What the command does.
         writes: Whether it changes sessions, for which the database has to hold the governor index.
+        max_attempts: As `open_repository` has it.
     """
-    return asyncio.run(_at_desk(uri, name, work, writes=writes))
+    return asyncio.run(_at_desk(uri, name, work, writes=writes, max_attempts=max_attempts))

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from sessions.cli import options, rendering
-from sessions.cli.desk import Desk, at_desk
+from sessions.cli.desk import MAX_ATTEMPTS, Desk, at_desk
 from sessions.cli.ending import DONE, CommandRefused, NothingSuch
 from sessions.cli.rendering import counted, emit, say
 from sessions.domain import inputs
@@ -38,6 +38,16 @@ OlderThan = Annotated[
         parser=options.age,
         help="Delete what ended so long ago: 90s, 15m, 2h, 30d, 4w.",
         show_default=False,
+    ),
+]
+MaxAttempts = Annotated[
+    int,
+    typer.Option(
+        "--max-attempts",
+        metavar="N",
+        min=1,
+        max=1000,
+        help="The application's own max_attempts: a reply that has killed so many workers ends its session as failed.",
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; for scripts.")]
@@ -90,6 +100,7 @@ def recover(
     database: options.DatabaseName = None,
     as_json: options.AsJson = False,
     dry_run: options.DryRun = False,
+    max_attempts: MaxAttempts = MAX_ATTEMPTS,
 ) -> int:
     """Give back what dead workers hold.
 
@@ -102,7 +113,7 @@ def recover(
             total = await _swept("recovering", total, lambda: desk.repository.recover_stalled(limit=_BATCH))
         return _tell("recover", total, as_json=as_json, dry_run=dry_run, done="given back or ended")
 
-    return at_desk(uri, database, work, writes=not dry_run)
+    return at_desk(uri, database, work, writes=not dry_run, max_attempts=max_attempts)
 
 
 class _Purging:

@@ -54,6 +54,18 @@ async def test_recover(operator: Operator, sessions: SessionRepository) -> None:
     assert await statuses(sessions) == [SessionStatus.WAITING_USER_REPLY]
 
 
+@pytest.mark.parametrize(("most", "status"), [("2", SessionStatus.WAITING_USER_REPLY), ("1", SessionStatus.FAILED)])
+async def test_recover_counts_attempts_as_the_application_does(
+    operator: Operator, sessions: SessionRepository, most: str, status: SessionStatus
+) -> None:
+    """An application that allows more attempts loses no session to the command."""
+    session = await ask(sessions, 1)
+    await sessions.claim_rerun(session.session_id, user_id=1, reply_id="r", lease=SHORT)
+    await asyncio.sleep(0.05)
+    assert (await operator("recover", "--max-attempts", most)).status == 0
+    assert await statuses(sessions) == [status]
+
+
 async def test_purge(operator: Operator, sessions: SessionRepository) -> None:
     """Ended sessions go, and none that has not ended; without a terminal only by ``--yes``."""
     for number in range(3):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,11 +13,13 @@ import pytest
 
 from sessions import SessionRepository, __main__
 from sessions.cli import lookups
+from sessions.cli.ending import DONE, FOUND, STOPPED, USAGE_OR_UNREACHABLE
 from tests.support.index_command import ROOT
 from tests.support.sessions_command import Operator, run_here
 
 PASSWORD: Final = "hunter2-never-shown"  # noqa: S105 - of no server
 SOMEWHERE: Final = ("--uri", "mongodb://127.0.0.1:1/x")
+STATUSES: Final = (DONE, FOUND, USAGE_OR_UNREACHABLE, STOPPED)
 WRONG: Final[dict[str, Sequence[str]]] = {
     "unknown command": (f"mongodb://someone:{PASSWORD}@127.0.0.1/x",),
     "no server named": ("counts", "--database", "x"),
@@ -56,6 +59,17 @@ def test_each_command_explains_itself() -> None:
     assert "..." not in told.out.replace("[ARGS]...", "")
     for line in told.out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines():
         assert run_here(line.split()[0], "--help").status == 0
+
+
+def test_the_documentation_names_each_command_and_status() -> None:
+    """The page has what the command has, and no more."""
+    page = (ROOT / "docs" / "operator.md").read_text()
+    told = page.partition("| command | |\n")[2].partition("\n\n")[0]
+    named = {word for row in told.splitlines() for word in re.findall(r"`(\w+)[ `]", row.split("|")[1])}
+    helped = run_here("--help").out.partition("Commands:\n")[2].partition("\n\n")[0]
+    assert named == {line.split()[0] for line in helped.splitlines()}
+    statuses = page.partition("| exit status |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| (\d+) ", statuses, flags=re.MULTILINE) == list(map(str, STATUSES))
 
 
 def command(operator: Operator, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
