@@ -107,8 +107,8 @@ def list_sessions(
     conversation_id = inputs.optional_identifier("conversation_id", conversation)
 
     async def work(desk: Desk) -> int:
-        columns = ("user", "status", "age", "conversation", *(("text",) if show_text else ()))
-        shown = rendering.table(*columns, session="session")
+        shown = rendering.table("session", "user", "status", "age", "conversation")
+        texts: list[tuple[str, str, str]] = []
         number = 0
         async for session in _listed(
             desk,
@@ -124,21 +124,21 @@ def list_sessions(
             if as_json:
                 emit(session_values(session, show_text=show_text))
                 continue
-            texts = ["; ".join(printable(text) for _, text in rendering.texts_of(session))] if show_text else []
+            texts += [(session.session_id, *told) for told in (rendering.texts_of(session) if show_text else ())]
             shown.add_row(
                 printable(session.session_id),
                 str(session.user_id),
                 status_cell(session.status),
                 span(desk.at - session.updated_at),
                 printable(session.conversation_id),
-                *texts,
             )
         if not as_json:
-            console = rendering.console()
             if number:
-                console.print(shown)
+                rendering.show_sessions(shown)
+            for session_id, name, text in texts:
+                rendering.say(f"{session_id}  {name}: {text}")
             more = f"; there may be more: --limit, up to {1000:,}" if number == limit else ""
-            console.print(f"{counted(number)}{more}.")
+            rendering.say(f"{counted(number)}{more}.")
         return DONE
 
     return at_desk(uri, database, work)
@@ -263,7 +263,7 @@ def stalled(
 
     async def work(desk: Desk) -> int:
         found = await desk.find(across_users.lapsed(desk.at, limit=limit))
-        shown = rendering.table("user", "lease", "lapsed", "conversation", session="session")
+        shown = rendering.table("session", "user", "lease", "lapsed", "conversation")
         for session in readable(found):
             if as_json:
                 emit(session_values(session, show_text=False))
@@ -277,11 +277,10 @@ def stalled(
                     printable(session.conversation_id),
                 )
         if not as_json:
-            console = rendering.console()
             if found:
-                console.print(shown)
+                rendering.show_sessions(shown)
             more = "; there may be more" if len(found) == limit else ""
-            console.print(f"{counted(len(found))} stalled{more}.")
+            rendering.say(f"{counted(len(found))} stalled{more}.")
         return DONE
 
     return at_desk(uri, database, work)
@@ -294,7 +293,7 @@ def damaged(*, uri: options.Uri = None, database: options.DatabaseName = None, a
     """
 
     async def work(desk: Desk) -> int:
-        shown = rendering.table("user", "fields", session="session")
+        shown = rendering.table("session", "user", "fields")
         number = 0
         async for raw in every_document(desk, "looking at every document", with_history=True):
             damage = damage_of(raw)
@@ -309,10 +308,9 @@ def damaged(*, uri: options.Uri = None, database: options.DatabaseName = None, a
                     printable(session_id), printable(damage.user_id), ", ".join(map(printable, damage.fields))
                 )
         if not as_json:
-            console = rendering.console()
             if number:
-                console.print(shown)
-            console.print(f"{counted(number, 'document')} damaged.")
+                rendering.show_sessions(shown)
+            rendering.say(f"{counted(number, 'document')} damaged.")
         return FOUND if number else DONE
 
     return at_desk(uri, database, work)

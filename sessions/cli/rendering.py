@@ -20,8 +20,8 @@ from sessions.domain.lifecycle import SessionStatus
 from sessions.domain.models import ActiveScheduleSessionSnapshot
 
 WIDTH_WITHOUT_TERMINAL: Final = 140
-SESSION_WIDTH: Final = 32
-"""Of the ids that the library makes; a longer one, which was imported, takes more lines."""
+_OWN_ID: Final = 32
+"""Characters of the ids that the library makes; an imported one may be longer, and takes more lines then."""
 _TEXTS: Final = ("pending_question", "missing_info", "failed_reason")
 _OF_REPLIES: Final = {"answered_reply_ids", "replaced_reply_ids", "replacements"}
 _SAY_EVERY: Final = 10.0
@@ -67,19 +67,24 @@ def printable(value: object) -> str:
     )
 
 
-def table(*columns: str, session: str = "") -> Table:
-    """A table without edges; the column of the session's id stays in one line."""
+def table(*columns: str) -> Table:
+    """A table without edges, in which nothing is cut."""
     made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    if session:
-        made.add_column(session, overflow="fold", min_width=SESSION_WIDTH)
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
 
 
+def show_sessions(shown: Table) -> None:
+    """Print a table whose first column is that of the sessions' ids; they stay in one line, since they are copied."""
+    ids = shown.columns[0]
+    ids.no_wrap = all(len(str(cell)) <= _OWN_ID for cell in ids.cells)
+    console().print(shown)
+
+
 def status_cell(status: SessionStatus) -> Text:
     """A status in its colour."""
-    return Text(status, style=_STYLES.get(status, ""), no_wrap=True)
+    return Text(status, style=_STYLES.get(status, ""))
 
 
 def moment(at: datetime | None) -> str:

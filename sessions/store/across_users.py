@@ -31,8 +31,8 @@ def by_id(session_id: str) -> Lookup:
 
 
 def by_ids(session_ids: Sequence[str]) -> Lookup:
-    """Some sessions, whosever they are, as they are stored."""
-    return Lookup({"_id": {"$in": list(session_ids)}}, limit=len(session_ids), projection=None)
+    """Some sessions, whosever they are."""
+    return Lookup({"_id": {"$in": list(session_ids)}}, limit=len(session_ids))
 
 
 def by_triggers(triggers: Collection[tuple[int, str]]) -> Lookup:
