@@ -39,6 +39,7 @@ CAMPAIGNS: Final[Mapping[str, str]] = {
     "isolation": "tests.faults.isolation",
     "lost acknowledgements": "tests.faults.lost_acknowledgements",
     "inputs": "tests.faults.inputs",
+    "damaged documents": "tests.faults.damage",
 }
 """Each campaign's module, which has a coroutine function ``run``, by the name that the table shows."""
 BEGIN: Final = "<!-- found -->"
