@@ -4,7 +4,6 @@ Its errors become this library's by `driver_errors`; what may pass by itself is 
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -35,7 +34,6 @@ from sessions.store.updates import Filter, RawDocument, Stage
 from sessions.store.writes import Write
 from sessions.tasks import Finishing, answered, forget, leave_behind, or_undone_later, to_the_end, until_done
 
-logger = logging.getLogger("sessions")
 Found = TypeVar("Found")
 
 # The drivers look for a primary in steps of this length and notice a passed deadline only after one.

@@ -12,6 +12,7 @@ ROUTING_INDEX: Final = f"uniq_{COLLECTION}_governor"
 LATEST_INDEX: Final = f"idx_{COLLECTION}_conversation_status_updated"
 PAGE_INDEX: Final = f"idx_{COLLECTION}_user_status_updated"
 REPLY_INDEX: Final = f"idx_{COLLECTION}_conversation_answered"
+REPLACED_INDEX: Final = f"idx_{COLLECTION}_conversation_replaced"
 GOVERNOR_FIELDS: Final = frozenset({"user_id", "conversation_id"})
 SHARD_KEY: Final[Mapping[str, str]] = {"user_id": "hashed"}
 """On a sharded cluster: each call that a user's request makes carries the user, and so reaches one shard."""
@@ -52,7 +53,7 @@ INDEXES: Final = (
     # An index can hold one list of the two.
     IndexModel(
         [("conversation_id", 1), ("replaced_reply_ids", 1)],
-        name=f"idx_{COLLECTION}_conversation_replaced",
+        name=REPLACED_INDEX,
         partialFilterExpression={"replaced_reply_ids": {"$exists": True}},
     ),
 )

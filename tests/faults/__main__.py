@@ -32,6 +32,7 @@ CAMPAIGNS: Final[Mapping[str, str]] = {
     "cuts": "tests.faults.cuts",
     "clocks": "tests.faults.clocks",
     "mutations": "tests.faults.mutations",
+    "load": "tests.faults.load",
 }
 """Each campaign's module, which has a coroutine function ``run``, by the name that the table shows."""
 BEGIN: Final = "<!-- found -->"

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 from uuid import uuid4
 
@@ -30,6 +31,7 @@ _ARGUMENTS: Final[Mapping[CallName, Mapping[str, Any]]] = {
     CallName.RECORD_NOTIFICATION: {"notification_id": "notification"},
     CallName.CLAIM_RERUN: {"reply_id": "reply"},
     CallName.CLAIM_REFINEMENT: {"reply_id": "reply"},
+    CallName.POSTPONE: {"after": timedelta(seconds=5)},
     CallName.ASK_AGAIN: {"pending_question": "And which day?"},
     CallName.PRESENT_PREVIEW: {"preview_id": "fresh-preview"},
     CallName.FAIL_RERUN: {"reason": "it broke"},
