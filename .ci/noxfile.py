@@ -43,4 +43,36 @@ def lint(session: nox.Session, stack: str) -> None:
         session.run("ruff", "check", ".")
         session.run("ruff", "format", "--check", ".")
         session.run("lint-imports", "--no-logo")
+        session.run("deptry", ".")
     session.run("mypy")
+
+
+@nox.session(python=PYTHONS)
+def wheel(session: nox.Session) -> None:
+    """What a release holds: built, checked, and used from an empty environment, where no checkout is."""
+    session.chdir(TOP)
+    session.install(".[release]")
+    built = session.create_tmp()
+    session.run("python", "-m", "build", "--outdir", built, silent=True)
+    wheels, archives = sorted(Path(built).glob("*.whl")), sorted(Path(built).glob("*.tar.gz"))
+    session.run("twine", "check", "--strict", *map(str, (*wheels, *archives)))
+    session.run("python", "-m", "venv", "--clear", f"{built}/empty")
+    python = f"{built}/empty/bin/python"
+    session.run(python, "-m", "pip", "install", "--quiet", f"{wheels[-1]}[demo]", external=True)
+    session.chdir(built)
+    session.run(python, "-c", "import indexes, sessions; sessions.ActiveScheduleSession", external=True)
+    session.run(python, "-m", "sessions", "demo", silent=True, external=True)
+
+
+@nox.session(python=PYTHONS[0])
+def lowest(session: nox.Session) -> None:
+    """The quick lane on the lowest versions that `pyproject.toml` allows; pytest takes what follows ``--``."""
+    session.chdir(TOP)
+    session.install(".[release]")
+    pinned = Path(session.create_tmp()) / "lowest.txt"
+    asked = ("--resolution", "lowest-direct", "--python-version", PYTHONS[0], "--extra", "test")
+    session.run("uv", "pip", "compile", "--quiet", *asked, "--output-file", str(pinned), "pyproject.toml")
+    session.run("uv", "pip", "uninstall", "--quiet", "active-schedule-sessions")
+    session.install("--requirement", str(pinned))
+    session.install("--no-deps", "--editable", ".")
+    session.run("pytest", "-m", "not slow", *session.posargs)

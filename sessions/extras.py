@@ -8,6 +8,7 @@ _PACKAGES: Final[Mapping[str, frozenset[str]]] = {
     "cli": frozenset({"typer", "rich"}),
     "demo": frozenset({"rich", "motor", "mongomock_motor"}),
     "fastapi": frozenset({"fastapi", "sse_starlette", "anyio"}),
+    "langgraph": frozenset({"langgraph", "langchain_core"}),
 }
 """What each extra brings, by the name that it is imported by."""
 

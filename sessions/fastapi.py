@@ -4,7 +4,6 @@ Needs the extra ``fastapi``; nothing else of the library imports this module.
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from sessions.domain.errors import SessionError, StoreUnavailable
 from sessions.domain.lifecycle import SessionStatus
 from sessions.domain.models import ActiveScheduleSessionSnapshot, ActiveScheduleSessionState, Route
 from sessions.extras import needs_extra
+from sessions.log_events import LogEvent, log
 from sessions.repository import SessionRepository
 
 with needs_extra("fastapi", "sessions.fastapi"):
@@ -46,7 +46,6 @@ __all__ = [
     "sessions_lifespan",
 ]
 
-logger = logging.getLogger("sessions")
 
 DEFAULT_HEARTBEAT: Final = timedelta(seconds=15)
 _RETRY_AFTER_SECONDS: Final = "1"
@@ -212,7 +211,8 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Any:
         raise error
     if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         # Where the database is at fault its operator finds it here; the client is told no more than the problem.
-        logger.error("%s %s: %s", connection.scope.get("method", "WebSocket"), connection.url.path, error)
+        method = connection.scope.get("method", "WebSocket")
+        log(LogEvent.REQUEST_FAILED, method=method, path=connection.url.path, error=error)
     headers = {"Cache-Control": "no-store"}
     if _may_pass(error):
         headers["Retry-After"] = _RETRY_AFTER_SECONDS
@@ -329,7 +329,7 @@ async def _events(watch: Watch, heartbeat: float) -> AsyncIterator[ServerSentEve
             return
         except SessionError as error:
             # The response has begun; when the client comes again with its last id it gets the error as such.
-            logger.warning("an event stream ends: %s", error)
+            log(LogEvent.EVENT_STREAM_ENDED, error=error)
             return
         else:
             told = SessionEvent.of(change.snapshot)

@@ -8,14 +8,15 @@ the end of a task that was cancelled once may take for ever.
 import asyncio
 import contextlib
 import contextvars
-import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-logger = logging.getLogger("sessions")
+from sessions.failures import reason_of, traces_of
+from sessions.log_events import LogEvent, log
+
 Answer = TypeVar("Answer")
 
 _CANCELLED_AGAIN_SECONDS: Final = 0.5
@@ -167,8 +168,8 @@ async def _undone(task: "asyncio.Task[Answer]", undo: Callable[[Answer], Awaitab
         return
     try:
         await undo(task.result())
-    except Exception:
-        logger.exception("what a cancelled call had done could not be undone")
+    except Exception as error:  # noqa: BLE001 - nobody waits for it any more
+        log(LogEvent.UNDOING_FAILED, reason=reason_of("undoing", error), traces=traces_of(error))
 
 
 async def stopped(tasks: Iterable["asyncio.Task[Any]"]) -> None:

@@ -36,6 +36,8 @@ SLOW: Final = (
     "tests/faults/",
     "tests/race/",
     "tests/web/",
+    "tests/cli/test_doctor.py",
+    "tests/cli/test_plans.py",
     "tests/contract/test_acknowledged.py",
     "tests/contract/test_ambiguous_outcomes.py",
     "tests/contract/test_cancelled_reads.py",
@@ -43,6 +45,7 @@ SLOW: Final = (
     "tests/contract/test_deadlines.py",
     "tests/contract/test_fixtures.py",
     "tests/contract/test_following_rights.py",
+    "tests/contract/test_least_rights.py",
     "tests/contract/test_no_growth.py",
     "tests/contract/test_plans.py",
     "tests/contract/test_random_calls.py",
@@ -62,12 +65,14 @@ SLOW: Final = (
     "tests/indexes/test_text_and_wildcard.py",
     "tests/indexes/test_two_at_once.py",
     "tests/indexes/test_under_load.py",
+    "tests/langgraph/test_random.py",
 )
 # What it plays on the double only: the bridge, which knows no server, and what is tried with every call there is.
 SLOW_ON_SERVERS: Final = (
     "tests/contract/test_bridge_",
     "tests/contract/test_cancellation.py",
     "tests/contract/test_every_call.py",
+    "tests/langgraph/test_killed.py",
 )
 
 

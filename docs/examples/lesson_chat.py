@@ -8,11 +8,14 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from importlib.util import find_spec
 from inspect import isawaitable
 from typing import Any, Final
 
 import pymongo
+from pymongo.errors import ConnectionFailure
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
@@ -25,6 +28,7 @@ from sessions import (
     Close,
     Closed,
     Database,
+    Deferred,
     FreeChat,
     Held,
     NotAnAnswer,
@@ -35,13 +39,20 @@ from sessions import (
     ShowPreview,
     StaleReply,
     Turn,
-    Upkeep,
     action_url,
     open_repository,
 )
 from sessions.mongod import find_mongod, running_mongod
 
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A message that is not consumed: the transport delivers it again, with ``redelivered`` and this question."""
+
+    question_id: str | None
+    after: timedelta = timedelta(seconds=1)
 
 
 class LessonChat:
@@ -54,7 +65,8 @@ class LessonChat:
         self.previews = stores["previews"]
         self.schedule = stores["schedule"]
         self.notifications = stores["notifications"]
-        self.bridge = SessionBridge(sessions, self.rerun, write_back=self.write_back)
+        # Of what breaks on the way to the application's own collections this passes by itself.
+        self.bridge = SessionBridge(sessions, self.rerun, write_back=self.write_back, retry_on=(ConnectionFailure,))
 
     # --- the graph: each step may be run again for the same message, and then comes to the same -----------------
 
@@ -106,12 +118,19 @@ class LessonChat:
         return action_url(started.session)
 
     async def on_message(
-        self, user_id: int, conversation_id: str, text: str, *, message_id: str, question_id: str | None = None
-    ) -> str | None:
+        self,
+        user_id: int,
+        conversation_id: str,
+        text: str,
+        *,
+        message_id: str,
+        question_id: str | None = None,
+        redelivered: bool = False,
+    ) -> str | Again | None:
         """What to say to the user; None where nothing is to be said (any more)."""
         try:
             outcome = await self.bridge.handle(
-                user_id, conversation_id, text, message_id=message_id, question_id=question_id, redelivered=True
+                user_id, conversation_id, text, message_id=message_id, question_id=question_id, redelivered=redelivered
             )
         except StaleReply as stale:
             standing = stale.session.state.pending_question if stale.current_question_number and stale.session else ""
@@ -125,14 +144,16 @@ class LessonChat:
             case PreviewShown(session, payload=None):  # told again: whoever waited for it may not have seen it
                 preview = await self.previews.find_one({"_id": session.current_preview_id})
                 return f"{preview['shown']}: is that right?"
-            case Closed(payload=None):
+            case AlreadyHandled() | Closed(payload=None):
                 return None
             case PreviewShown(payload=shown) | Closed(payload=shown):
                 return str(shown)
             case RerunFailed():
                 return "Something broke; please move the lesson by hand."
-            case Held() | AlreadyHandled():
-                return None  # held: the transport delivers it again
+            case Held(question_id=asked):
+                return Again(asked)
+            case Deferred(question_id=asked, after=after):
+                return Again(asked, after)
             case _:
                 return "That took too long; please say it again."
 
@@ -170,11 +191,22 @@ class LessonChat:
         return [*told, *(f"{step.at:%H:%M:%S}      {step.to_status} by {step.call}" for step in steps)]
 
 
+async def deliver(chat: LessonChat, text: str, *, message_id: str) -> str | None:
+    """As the transport does: what is not consumed comes again, with what it was given back with."""
+    said = await chat.on_message(7, "chat-42", text, message_id=message_id)
+    while isinstance(said, Again):
+        await asyncio.sleep(said.after.total_seconds())
+        said = await chat.on_message(
+            7, "chat-42", text, message_id=message_id, question_id=said.question_id, redelivered=True
+        )
+    return said
+
+
 async def play(chat: LessonChat) -> list[str]:
-    """One conversation, as the transport would deliver it."""
+    """One conversation, from its trigger to the second click."""
     said = [f"notification: {await chat.on_trigger(7, 'lesson-12', 'chat-42')}"]
     for number, text in enumerate(["will it rain?", "Sunday", "Tuesday", "10:00"]):
-        said += [f"user: {text}", f"assistant: {await chat.on_message(7, 'chat-42', text, message_id=f'm{number}')}"]
+        said += [f"user: {text}", f"assistant: {await deliver(chat, text, message_id=f'm{number}')}"]
     session = await chat.sessions.latest(7, "chat-42")
     if session is None or session.current_preview_id is None:
         return said
@@ -217,7 +249,7 @@ async def main() -> None:
         stack.push_async_callback(client.drop_database, "lesson_chat")
         sessions = await stack.enter_async_context(open_repository(database, create_indexes=True))
         chat = LessonChat(database, sessions)
-        await stack.enter_async_context(Upkeep(sessions, write_back=chat.write_back))
+        await stack.enter_async_context(chat.bridge.upkeep())
         print(*await play(chat), sep="\n")
         for way, found in (
             ("trigger", sessions.find_by_trigger("lesson-12", user_id=7)),

@@ -9,7 +9,7 @@ from pymongo.errors import OperationFailure
 
 from indexes.bridges import Present, is_building
 from indexes.server import Server, in_utc
-from indexes.session_collection.query_shapes import BY_ID, SHAPES, Sample, Shape
+from indexes.session_collection.query_shapes import SHAPES, Sample, Shape
 from indexes.session_collection.session_document import GOVERNS
 from sessions.store.clients import Database
 from sessions.store.document import COLLECTION
@@ -19,6 +19,7 @@ from sessions.store.reads import Lookup
 MOST_KEYS_PER_ROUTE: Final = 1.1
 _COLLECTION_SCAN: Final = "COLLSCAN"
 _SORT: Final = "SORT"
+_BY_ID: Final = "_id_"
 _BY_ID_STAGES: Final = frozenset({"IDHACK", "CLUSTERED_IXSCAN"})
 _NAMES_PREVIEW: Final = "current_preview_id"
 _SAMPLED: Final = ("user_id", "session_id", "conversation_id", "trigger_id", "preview_id", "updated_at")
@@ -99,15 +100,13 @@ def _command(shape: Shape, sample: Sample, *, with_hint: bool) -> dict[str, Any]
     return command
 
 
-def _index_problem(shape: Shape, present: Present) -> str:
-    held = present.get(shape.index)
-    if shape.index == BY_ID:
-        return ""  # every collection has it
+def _index_problem(name: str, present: Present) -> str:
+    held = present.get(name)
     if held is None:
-        return f"its index {shape.index} is missing"
+        return f"its index {name} is missing"
     if is_building(held):
-        return f"its index {shape.index} is still being built"
-    return f"its index {shape.index} is hidden" if held.get("hidden") else ""
+        return f"its index {name} is still being built"
+    return f"its index {name} is hidden" if held.get("hidden") else ""
 
 
 async def _told(server: Server, shape: Shape, sample: Sample) -> dict[str, Any]:
@@ -128,7 +127,7 @@ async def _explained(server: Server, shape: Shape, sample: Sample, present: Pres
     statistics = next(node["executionStats"] for node in _nodes(told) if "executionStats" in node)
     indexes = dict.fromkeys(str(node["indexName"]) for node in stages if "indexName" in node)
     if _BY_ID_STAGES & names:
-        indexes[BY_ID] = None
+        indexes[_BY_ID] = None
     found = Explained(
         query=shape.name,
         indexes=tuple(indexes),
@@ -139,7 +138,7 @@ async def _explained(server: Server, shape: Shape, sample: Sample, present: Pres
     )
     too_many = shape.routes and found.keys_per_document > MOST_KEYS_PER_ROUTE
     problems = (
-        _index_problem(shape, present),
+        *(_index_problem(name, present) for name in shape.indexes),
         "it scans the collection" if _COLLECTION_SCAN in names else "",
         "it sorts in memory" if found.sorts else "",
         f"it examines {found.keys_per_document:g} keys per document, more than {MOST_KEYS_PER_ROUTE}"

@@ -10,15 +10,14 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sessions.domain.lifecycle import LEASES, NOT_ENDED, CallName, LeaseKind, SessionStatus
-from sessions.domain.models import ActiveScheduleSessionSnapshot, RerunClaim
+from sessions.domain.models import ActiveScheduleSessionSnapshot, Lease, RerunClaim
 from sessions.store import reads, sweeps, writes
 from sessions.store.calls import Call, HolderCall
-from sessions.store.document import INDEXES, LATEST_INDEX, PAGE_INDEX, REPLY_INDEX, ROUTING_INDEX
+from sessions.store.document import INDEXES, LATEST_INDEX, PAGE_INDEX, REPLACED_INDEX, REPLY_INDEX, ROUTING_INDEX
 from sessions.store.reads import Lookup
 from sessions.store.updates import Filter, Stage
 from sessions.store.writes import Write
 
-BY_ID: Final = "_id_"
 _LIMIT: Final = 1000
 _ATTEMPTS: Final = 5
 _LEASE: Final = timedelta(seconds=60)
@@ -56,14 +55,14 @@ class Shape:
         asked: Makes the query for a sample, by one function of `reads` or `writes`.
         by_user: Whether a request of a user sends it. Upkeep's queries are sent by workers.
         routes: Whether each chat message pays for it.
-        index: The index that it is made for.
+        indexes: The indexes that it is made for, beside that of ``_id``.
     """
 
     name: str
     asked: Callable[[Sample], Sent]
     by_user: bool = True
     routes: bool = False
-    index: str = BY_ID
+    indexes: tuple[str, ...] = ()
 
     def filter_for(self, sample: Sample) -> Mapping[str, Any]:
         """Which documents it looks for. For an aggregation, its first stage says that."""
@@ -125,36 +124,45 @@ def _claimed(sample: Sample, name: CallName, **given: Any) -> Call:
     return _call(sample, name, reply_id="reply", lease=_LEASE, **given)
 
 
+def _replacing(sample: Sample, kind: LeaseKind) -> Lease:
+    return Lease(kind=kind, operation_id="claim", reply_id="an older one", expires_at=sample.at)
+
+
 SHAPES: Final[tuple[Shape, ...]] = (
     # --- what each chat message, click and rerun of a user sends ---
-    Shape(name="route", asked=lambda s: reads.governor(s.user_id, s.conversation_id), routes=True, index=ROUTING_INDEX),
+    Shape(
+        name="route",
+        asked=lambda s: reads.governor(s.user_id, s.conversation_id),
+        routes=True,
+        indexes=(ROUTING_INDEX,),
+    ),
     Shape(
         name="route_many",
         asked=lambda s: reads.governors(s.user_id, [s.conversation_id]),
         routes=True,
-        index=ROUTING_INDEX,
+        indexes=(ROUTING_INDEX,),
     ),
-    Shape(name="latest", asked=lambda s: reads.latest(s.user_id, s.conversation_id), index=LATEST_INDEX),
+    Shape(name="latest", asked=lambda s: reads.latest(s.user_id, s.conversation_id), indexes=(LATEST_INDEX,)),
     Shape(
         name="find_by_reply",
         asked=lambda s: reads.by_reply(s.user_id, s.conversation_id, s.reply_id),
-        index=REPLY_INDEX,
+        indexes=(REPLY_INDEX, REPLACED_INDEX),
     ),
     Shape(name="get", asked=lambda s: reads.by_id(s.session_id, s.user_id)),
     Shape(name="history", asked=lambda s: reads.by_id(s.session_id, s.user_id, with_history=True)),
-    Shape(name="find_by_trigger", asked=lambda s: reads.by_trigger(s.user_id, s.trigger_id), index=_BY_TRIGGER),
-    Shape(name="find_by_preview", asked=lambda s: reads.by_preview(s.user_id, s.preview_id), index=_BY_PREVIEW),
+    Shape(name="find_by_trigger", asked=lambda s: reads.by_trigger(s.user_id, s.trigger_id), indexes=(_BY_TRIGGER,)),
+    Shape(name="find_by_preview", asked=lambda s: reads.by_preview(s.user_id, s.preview_id), indexes=(_BY_PREVIEW,)),
     Shape(
         name="list_sessions (first page)",
         asked=lambda s: reads.page(s.user_id, frozenset(NOT_ENDED), limit=50, after=None),
-        index=PAGE_INDEX,
+        indexes=(PAGE_INDEX,),
     ),
     Shape(
         name="list_sessions (next page)",
         asked=lambda s: reads.page(
             s.user_id, frozenset(NOT_ENDED), limit=50, after=(s.updated_at or s.at, s.session_id)
         ),
-        index=PAGE_INDEX,
+        indexes=(PAGE_INDEX,),
     ),
     Shape(
         name="bind_conversation",
@@ -173,12 +181,30 @@ SHAPES: Final[tuple[Shape, ...]] = (
         asked=lambda s: writes.claim_rerun(_claimed(s, CallName.CLAIM_RERUN, question_number=1), s.at),
     ),
     Shape(
+        name="claim_rerun (replaces a run)",
+        asked=lambda s: writes.claim_rerun(
+            _claimed(s, CallName.CLAIM_RERUN, question_number=1, replaces=_replacing(s, LeaseKind.REPLY)), s.at
+        ),
+    ),
+    Shape(
         name="claim_rerun (too many attempts)",
         asked=lambda s: sweeps.fail_exhausted_claim(_claimed(s, CallName.CLAIM_RERUN), s.at, revision=1),
     ),
     Shape(
         name="claim_refinement",
         asked=lambda s: writes.claim_refinement(_claimed(s, CallName.CLAIM_REFINEMENT, preview_id=s.preview_id), s.at),
+    ),
+    Shape(
+        name="claim_refinement (replaces a run)",
+        asked=lambda s: writes.claim_refinement(
+            _claimed(
+                s,
+                CallName.CLAIM_REFINEMENT,
+                preview_id=s.preview_id,
+                replaces=_replacing(s, LeaseKind.REFINEMENT),
+            ),
+            s.at,
+        ),
     ),
     Shape(name="renew", asked=lambda s: writes.renew(_held(s, CallName.RENEW), s.at)),
     Shape(name="release", asked=lambda s: writes.release(_held(s, CallName.RELEASE), s.at)),
@@ -189,10 +215,12 @@ SHAPES: Final[tuple[Shape, ...]] = (
         name="claim_apply",
         asked=lambda s: writes.claim_apply(_call(s, CallName.CLAIM_APPLY, preview_id=s.preview_id, lease=_LEASE), s.at),
     ),
+    Shape(name="postpone", asked=lambda s: writes.postpone(_held(s, CallName.POSTPONE, LeaseKind.APPLY), s.at)),
     Shape(
         name="complete_apply, fail_apply",
         asked=lambda s: writes.written_back(_held(s, CallName.COMPLETE_APPLY, LeaseKind.APPLY), s.at),
     ),
+    Shape(name="interrupt", asked=lambda s: writes.interrupt(_call(s, CallName.INTERRUPT), s.at)),
     Shape(name="apply", asked=lambda s: writes.apply(_call(s, CallName.APPLY, preview_id=s.preview_id), s.at)),
     Shape(name="ignore, fail", asked=lambda s: writes.end(_call(s, CallName.IGNORE), s.at)),
     Shape(name="any call (ends what expired first)", asked=lambda s: _one(s, sweeps.expire(s.at))),
@@ -202,14 +230,17 @@ SHAPES: Final[tuple[Shape, ...]] = (
     ),
     # --- what workers send in the background ---
     Shape(
-        name="expire_due (its batch)", asked=lambda s: reads.due(s.at, limit=_LIMIT), by_user=False, index=_BY_EXPIRY
+        name="expire_due (its batch)",
+        asked=lambda s: reads.due(s.at, limit=_LIMIT),
+        by_user=False,
+        indexes=(_BY_EXPIRY,),
     ),
     Shape(name="expire_due", asked=lambda s: _batch(s, sweeps.expire(s.at)), by_user=False),
     Shape(
         name="recover_stalled (its batch)",
         asked=lambda s: reads.stalled(s.at, limit=_LIMIT),
         by_user=False,
-        index=_BY_LEASE,
+        indexes=(_BY_LEASE,),
     ),
     Shape(
         name="recover_stalled (fails)",
@@ -230,9 +261,11 @@ SHAPES: Final[tuple[Shape, ...]] = (
         name="interrupted_applies",
         asked=lambda s: reads.interrupted(s.at, limit=_LIMIT),
         by_user=False,
-        index=_BY_LEASE,
+        indexes=(_BY_LEASE,),
     ),
-    Shape(name="purge (its batch)", asked=lambda s: reads.ended(s.at, limit=_LIMIT), by_user=False, index=_BY_STATUS),
+    Shape(
+        name="purge (its batch)", asked=lambda s: reads.ended(s.at, limit=_LIMIT), by_user=False, indexes=(_BY_STATUS,)
+    ),
     Shape(name="purge", asked=lambda s: sweeps.purge(s.at, [s.session_id]), by_user=False),
-    Shape(name="count_by_status", asked=lambda _: reads.count_by_status(), by_user=False, index=_BY_STATUS),
+    Shape(name="count_by_status", asked=lambda _: reads.count_by_status(), by_user=False, indexes=(_BY_STATUS,)),
 )

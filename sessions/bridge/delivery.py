@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from sessions import telemetry
 from sessions.bridge.outcomes import OUTCOME_OF_CALL, AlreadyHandled, Asked, FreeChat, Handled, Held, outcome_of
 from sessions.bridge.while_running import WhileRunning, until_free
 from sessions.changes.lease_news import LeaseNews
@@ -57,6 +58,7 @@ class Delivery:
         """The claim for the graph's run, or what becomes of the message without one."""
         message = self._message
         route = await self._repository.route(message.user_id, message.conversation_id)
+        telemetry.count("sessions.routes", action=route.action)
         if (named := message.named) is not None and not self._may_answer(named, route):
             return await self._stale(named, route.session)
         handled = await self._handled(route.session, further=message.redelivered and named is None)
@@ -80,9 +82,11 @@ class Delivery:
             return Held(session, question_id=str(asked))
         if message.is_blank:
             return Asked(session)
+        behind = session.lease
+        telemetry.link_to(None if behind is None else behind.traceparent)
         self.began = asyncio.get_running_loop().time()
         try:
-            return await self._repository.claim_rerun(
+            claim = await self._repository.claim_rerun(
                 session.session_id,
                 user_id=message.user_id,
                 reply_id=message.message_id,
@@ -90,14 +94,20 @@ class Delivery:
                 replaces=replaced,
             )
         except (StaleReply, InvalidTransition, SessionNotFound) as error:
+            telemetry.count("sessions.claims", kind=LeaseKind.REPLY, how=telemetry.LOST)
             if message.named is not None:
                 raise
             if isinstance(error, StaleReply) and error.current_question_number is not None and error.session:
                 return Held(error.session, question_id=str(asked))
             return await self._moved_on(asked)
         except SessionError as error:
+            telemetry.count("sessions.claims", kind=LeaseKind.REPLY, how=telemetry.LOST)
             outcome = outcome_of(error)
             return replace(outcome, question_id=str(asked)) if isinstance(outcome, Held) else outcome
+        how = telemetry.WON_NEW if behind is None else telemetry.WON_BY_TAKE_OVER
+        how = how if replaced is None else telemetry.WON_BY_REPLACEMENT
+        telemetry.count("sessions.claims", kind=claim.kind, how=how)
+        return claim
 
     def _may_answer(self, named: Question, route: Route) -> bool:
         """Whether the question that the message names stands, or stood when the message was held."""

@@ -101,7 +101,7 @@ class Fail:
     payload: object = field(default=None, repr=False, hash=False)
 
 
-class NotAnAnswer(Exception):
+class NotAnAnswer(RuntimeError):
     """The message is a side question or a change of topic: ordinary chat answers it, and the question stands.
 
     It is returned, or raised from wherever in the graph that is found.

@@ -1,21 +1,18 @@
 """One claim's work: in a task of its own, its lease renewed meanwhile, stopped as soon as it may not go on."""
 
 import asyncio
-import logging
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from sessions.backoff import Backoff
-from sessions.bridge.transient_failures import all_within
 from sessions.changes.lease_news import LeaseNews
 from sessions.domain.errors import LeaseLost, SessionError, SessionNotFound, SessionRef, StoreUnavailable, WriteOutcome
 from sessions.domain.models import Claim
+from sessions.log_events import LogEvent, log
 from sessions.tasks import forget, in_background, leave_behind, stopped, to_the_end, until_set
 
-logger = logging.getLogger("sessions")
 Result = TypeVar("Result")
 Renew = Callable[[], Coroutine[Any, Any, object]]
 
@@ -27,8 +24,6 @@ _LISTENS_AFTER: Final = 0.25
 """Seconds; short work is over by then, and costs no stream of changes."""
 _LONGEST_PATIENCE: Final = 3.0
 _LONGEST_PAUSE: Final = 1.0
-_LONGEST_NAME: Final = 200
-_MOST_TOLD: Final = 20
 
 
 class Done(NamedTuple, Generic[Result]):
@@ -54,26 +49,6 @@ class CutOff(NamedTuple):
 
 
 Ending = Done[Result] | Broken | OutOfTime | CutOff
-
-
-def kind_of(found: object) -> str:
-    """The name of a value's type, short enough for a reason."""
-    return type(found).__name__[:_LONGEST_NAME]
-
-
-def reason_of(what: str, error: BaseException) -> str:
-    """Why a session failed: the kinds of the errors, and never their texts, which may quote the user."""
-    first, *within = dict.fromkeys(map(kind_of, all_within(error, _MOST_TOLD)))
-    return f"{what} raised {first} ({', '.join(within)})" if within else f"{what} raised {first}"
-
-
-def log_failure(who: str, reason: str, error: BaseException) -> None:
-    """Say where it broke; the source lines hold no value, the errors' texts might."""
-    told = [
-        f"{kind_of(each)}:\n{''.join(traceback.format_tb(each.__traceback__)).rstrip()}"
-        for each in all_within(error, _MOST_TOLD)
-    ]
-    logger.error("%s: %s\n%s", who, reason, "\n".join(told))
 
 
 async def _call(work: Callable[[], Awaitable[Result]]) -> Result:
@@ -129,10 +104,7 @@ async def _stop(task: asyncio.Task[Any], claim: Claim, renewal: asyncio.Task[Ses
         await asyncio.wait({task}, timeout=patience / 4)
     if not task.done():
         leave_behind(task)
-        logger.warning(
-            "session %s: its work ignores its cancellation and runs on; what it comes to is thrown away",
-            claim.session.session_id,
-        )
+        log(LogEvent.WORK_RUNS_ON, session_id=claim.session.session_id)
 
 
 @asynccontextmanager

@@ -113,9 +113,11 @@ class Deferred(Outcome):
 
     Attributes:
         after: How long to wait before that.
+        question_id: What to pass then, with ``redelivered=True``, as `Held` has it.
     """
 
     after: timedelta = timedelta(0)
+    question_id: str | None = None
 
 
 class Stopped(Outcome):

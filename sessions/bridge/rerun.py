@@ -1,30 +1,21 @@
 """One claimed message: the graph runs, and what it answers is recorded, or the claim is given back."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import assert_never
 
+from sessions import telemetry
 from sessions.bridge.graph import AskUser, Close, Fail, GraphResult, NotAnAnswer, ShowPreview, Turn
-from sessions.bridge.leased_work import (
-    Broken,
-    CutOff,
-    Done,
-    Ending,
-    OutOfTime,
-    kind_of,
-    log_failure,
-    reason_of,
-    renewed,
-    run,
-)
+from sessions.bridge.leased_work import Broken, CutOff, Done, Ending, OutOfTime, renewed, run
 from sessions.bridge.outcomes import (
     Asked,
     Closed,
     Deferred,
     FreeChat,
     Handled,
+    Held,
     PreviewShown,
     RerunFailed,
     Superseded,
@@ -34,13 +25,13 @@ from sessions.bridge.outcomes import (
 from sessions.bridge.texts import storable
 from sessions.bridge.transient_failures import RetryOn, passes_after
 from sessions.domain.errors import InvalidSessionInput, LeaseLost, SessionError, SessionNotFound, TransitionConflict
-from sessions.domain.lifecycle import SessionStatus
+from sessions.domain.lifecycle import LeaseKind, SessionStatus
 from sessions.domain.models import RerunClaim
+from sessions.failures import kind_of, reason_of, traces_of
+from sessions.log_events import LogEvent, log
 from sessions.repository import SessionRepository
 from sessions.repository.engine import give_back
 from sessions.tasks import to_the_end
-
-logger = logging.getLogger("sessions")
 
 Rerun = Callable[[Turn], Awaitable[GraphResult]]
 
@@ -88,17 +79,24 @@ async def rerun_for(
     )
     news = repository._lease_news  # noqa: SLF001 - the door that it has for the bridge
     try:
-        async with renewed(claim, lambda: repository.renew(claim), news=news, since=since) as renewal:
-            ending = await run(lambda: rerun(turn), claim, renewal=renewal, within=within)
-            # What has been done is recorded, whatever time limit its caller had for the whole.
-            return await to_the_end(_record(repository, claim, ending, retry_on), inherits=False)
+        with telemetry.timed("sessions.held", kind=claim.kind):
+            async with renewed(claim, lambda: repository.renew(claim), news=news, since=since) as renewal:
+                ending = await run(lambda: rerun(turn), claim, renewal=renewal, within=within)
+                # What has been done is recorded, whatever time limit its caller had for the whole.
+                return await to_the_end(_record(repository, claim, ending, retry_on), inherits=False)
     except (LeaseLost, SessionNotFound) as lost:
         return Superseded(lost.session or claim.session)
     except (Exception, asyncio.CancelledError) as error:
         await to_the_end(give_back(claim, repository.release(claim, reason=STOPPED)), inherits=False)
-        if isinstance(error, TransitionConflict):
-            return outcome_of(error)
-        raise
+        if not isinstance(error, TransitionConflict):
+            raise
+        outcome = outcome_of(error)
+        return replace(outcome, question_id=_named(claim)) if isinstance(outcome, Held) else outcome
+
+
+def _named(claim: RerunClaim) -> str | None:
+    """What the message names when it is delivered again; a change to a preview names no question."""
+    return claim.session.question_id if claim.kind is LeaseKind.REPLY else None
 
 
 async def _record(
@@ -114,10 +112,10 @@ async def _record(
         case Broken(error):
             reason = reason_of("the graph", error)
             if (after := passes_after(error, retry_on)) is not None:
-                logger.warning("session %s: put off, since %s", claim.session.session_id, reason)
+                log(LogEvent.WORK_PUT_OFF, session_id=claim.session.session_id, reason=reason)
                 session = await repository.release(claim, reason=f"put off: {reason}", count_attempt=True)
-                return Deferred(session, after=after)
-            log_failure(f"session {claim.session.session_id}", reason, error)
+                return Deferred(session, after=after, question_id=_named(claim))
+            log(LogEvent.WORK_FAILED, session_id=claim.session.session_id, reason=reason, traces=traces_of(error))
             return RerunFailed(await repository.fail_rerun(claim, reason=reason))
         case Done(answer):
             result = answer
@@ -131,7 +129,7 @@ async def _record(
         raise
     except Exception as error:  # noqa: BLE001 - an answer of the graph's own making can raise anything when it is read
         reason = reason_of("reading the graph's answer", error)
-    logger.error("session %s: %s", claim.session.session_id, reason)
+    log(LogEvent.ANSWER_REFUSED, session_id=claim.session.session_id, reason=reason)
     return RerunFailed(await repository.fail_rerun(claim, reason=reason))
 
 

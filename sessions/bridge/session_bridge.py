@@ -1,33 +1,31 @@
 """What a chat entry point, a worker and a button call: every race ends here as one typed outcome."""
 
-import asyncio
 from datetime import timedelta
-from functools import partial
 from typing import Final
 
-from sessions.bridge.delivery import Delivery, Message, replaceable
+from sessions import telemetry
+from sessions.bridge.delivery import Delivery, Message
 from sessions.bridge.first_result import creation_of, first_outcome, is_untouched, says
 from sessions.bridge.graph import AskUser, Close, ShowPreview
 from sessions.bridge.leased_work import DEFAULT_MAX_RERUN
 from sessions.bridge.outcomes import AlreadyHandled, Confirmed, Dismissed, Handled, Held, Started, Stopped, outcome_of
+from sessions.bridge.refinement import Change, Refinement
 from sessions.bridge.rerun import Rerun, rerun_for
 from sessions.bridge.texts import printable
 from sessions.bridge.transient_failures import checked_retry_on
 from sessions.bridge.upkeep import DEFAULT_EVERY, Upkeep
-from sessions.bridge.while_running import WhileRunning, checked_while_running, until_free
+from sessions.bridge.while_running import WhileRunning, checked_while_running
 from sessions.bridge.write_back import WriteBack, apply_only, write_back_for
 from sessions.domain import inputs
 from sessions.domain.errors import (
-    ConflictReason,
     ConversationBusy,
     InvalidSessionInput,
     InvalidTransition,
-    SessionError,
     SessionRef,
     TransitionConflict,
 )
-from sessions.domain.lifecycle import LeaseKind, SessionStatus
-from sessions.domain.models import ActiveScheduleSessionSnapshot, Lease, RerunClaim
+from sessions.domain.lifecycle import SessionStatus
+from sessions.domain.models import RerunClaim
 from sessions.repository import SessionRepository
 from sessions.store.clients import ClientSession
 
@@ -114,6 +112,7 @@ class SessionBridge:
             retry_on=self._retry_on,
         )
 
+    @telemetry.traced
     async def start(
         self,
         user_id: int,
@@ -171,6 +170,7 @@ class SessionBridge:
             return AlreadyHandled(session)
         return first_outcome(session, result.payload if says(result, session) else None)
 
+    @telemetry.traced
     async def handle(
         self,
         user_id: int,
@@ -234,6 +234,7 @@ class SessionBridge:
         claim = await delivery.claim()
         return await self._run(claim, text, delivery.began) if isinstance(claim, RerunClaim) else claim
 
+    @telemetry.traced
     async def refine(
         self,
         user_id: int,
@@ -262,29 +263,20 @@ class SessionBridge:
             One for the claim and one for the outcome, and a renewal each third of a lease; where a change is under way
             a claim and a ``find`` more, and while it waits what `handle` costs then.
         """
-        message_id = inputs.identifier("message_id", message_id)
         text = _checked_text(text)
-        while_running = checked_while_running(while_running)
-        wait = inputs.duration("wait", wait)
-        claim_it = partial(
-            self._repository.claim_refinement, session_id, user_id=user_id, preview_id=preview_id, reply_id=message_id
+        change = Change(
+            user_id=user_id,
+            session_id=session_id,
+            preview_id=preview_id,
+            message_id=inputs.identifier("message_id", message_id),
+            while_running=checked_while_running(while_running),
+            wait=inputs.duration("wait", wait),
         )
-        since = asyncio.get_running_loop().time()
-        try:
-            try:
-                claim = await claim_it()
-            except TransitionConflict as error:
-                replaced = await self._make_way(error, message_id, while_running, wait)
-                since = asyncio.get_running_loop().time()
-                claim = await claim_it(replaces=replaced)
-        except ConversationBusy as error:
-            if error.session is None:
-                raise
-            return Held(error.session)
-        except SessionError as error:
-            return outcome_of(error)
-        return await self._run(claim, text, since)
+        refinement = Refinement(change, self._repository, self._news)
+        claim = await refinement.claim()
+        return await self._run(claim, text, refinement.began) if isinstance(claim, RerunClaim) else claim
 
+    @telemetry.traced
     async def confirm(self, user_id: int, session_id: str, *, preview_id: str) -> Confirmed:
         """Write a confirmed preview into the schedule, and end its session ``applied``.
 
@@ -312,6 +304,7 @@ class SessionBridge:
             retry_on=self._retry_on,
         )
 
+    @telemetry.traced
     async def dismiss(self, user_id: int, session_id: str, *, reason: str = "") -> Dismissed | Held:
         """End a session that the user does not want; a graph at work on it is cancelled within a second.
 
@@ -333,11 +326,13 @@ class SessionBridge:
                 raise
             return outcome
 
+    @telemetry.traced
     async def stop(self, user_id: int, session_id: str) -> Stopped | Held:
         """Stop the graph at work on a session, in whichever process: the Stop button.
 
         The graph is cancelled within a second, at its next renewal where there are no change streams, and its caller
-        gets `Superseded`. The message that it worked on counts as not consumed.
+        gets `Superseded`. The message that it worked on counts as not consumed: delivered again it runs again, so
+        whoever delivers by itself has to remember that it was stopped.
 
         Returns:
             `Stopped`, also where no graph is at work; `Held` while a confirmation is being applied: nothing stops that.
@@ -356,31 +351,6 @@ class SessionBridge:
             if not isinstance(outcome, Held):
                 raise
             return outcome
-
-    async def _make_way(
-        self, refused: TransitionConflict, message_id: str, while_running: WhileRunning, wait: timedelta
-    ) -> Lease | None:
-        """The lease of an older change that this one replaces, or None after its end; else the refusal stands."""
-        held = refused.session
-        if refused.reason is not ConflictReason.IN_PROGRESS or held is None or held.lease is None:
-            raise refused
-        if while_running is WhileRunning.REPLACE:
-            replaced = replaceable(held, LeaseKind.REFINEMENT, message_id)
-            if replaced is not None:
-                return replaced
-        if not wait or held.lease.kind is not LeaseKind.REFINEMENT:
-            raise refused
-        await self._until_unheld(held, wait)
-        return None
-
-    async def _until_unheld(self, session: ActiveScheduleSessionSnapshot, wait: timedelta) -> None:
-        """Wait until nobody works on a session."""
-
-        async def who_works() -> ActiveScheduleSessionSnapshot | None:
-            found = await self._repository.get(session.session_id, user_id=session.user_id)
-            return found if self._news.lapses_in(found) > 0 else None
-
-        await until_free(session, who_works, news=self._news, within=wait)
 
     async def _run(self, claim: RerunClaim, text: str, since: float) -> Handled:
         return await rerun_for(

@@ -3,15 +3,14 @@
 Half an emoji is replaced in every text; what the user is asked is cut to its limits, and that is logged.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar, cast
 
 from sessions.bridge.graph import AskUser, Close, Fail
 from sessions.domain.limits import TEXT_LISTS, TEXTS, TextLimit
+from sessions.log_events import LogEvent, log
 
-logger = logging.getLogger("sessions")
 Answer = TypeVar("Answer")
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -39,7 +38,7 @@ def _missing(texts: Sequence[str]) -> Sequence[str]:
     if not isinstance(given, list | tuple):
         return texts
     if len(texts) > limit.most:
-        logger.warning("missing_info of the graph has %s texts: only the first %s are kept", len(texts), limit.most)
+        log(LogEvent.ANSWER_TEXTS_LEFT_OUT, argument="missing_info", length=len(texts), longest=limit.most)
     return [_cut("missing_info", text, limit.each) for text in texts[: limit.most]]
 
 
@@ -49,5 +48,5 @@ def _cut(what: str, text: str, limit: TextLimit) -> str:
     told = printable(text).strip()
     if len(told) <= limit.longest:
         return told
-    logger.warning("%s of the graph has %s characters: it is cut to %s", what, len(told), limit.longest)
+    log(LogEvent.ANSWER_CUT, argument=what, length=len(told), longest=limit.longest)
     return told[: limit.longest - len(_ELLIPSIS)] + _ELLIPSIS

@@ -1,20 +1,18 @@
 """Failures that pass by themselves: what a graph or a write-back raises to be called again later."""
 
-from collections.abc import Iterator
 from datetime import timedelta
-from itertools import islice
 from typing import Final, TypeAlias
 
 from sessions.domain import inputs
 from sessions.domain.errors import InvalidSessionInput
+from sessions.failures import all_within
 
 RetryOn: TypeAlias = tuple[type[Exception], ...]
 
 DEFAULT_AFTER: Final = timedelta(seconds=5)
-_MOST_WITHIN: Final = 1_000
 
 
-class TryAgain(Exception):
+class TryAgain(RuntimeError):
     """Raised by a graph or a write-back that cannot do its work now; nothing ends by it.
 
     Args:
@@ -37,26 +35,6 @@ def checked_retry_on(retry_on: object) -> RetryOn:
     if isinstance(retry_on, tuple) and all(isinstance(kind, type) and issubclass(kind, Exception) for kind in retry_on):
         return retry_on
     raise InvalidSessionInput("retry_on", "a tuple of classes of exceptions")
-
-
-def _each(error: BaseException, seen: set[int]) -> Iterator[BaseException]:
-    waiting = [error]
-    while waiting:
-        found = waiting.pop(0)
-        if id(found) in seen:
-            continue
-        seen.add(id(found))
-        yield found
-        if isinstance(found, BaseExceptionGroup):
-            waiting += found.exceptions
-        behind = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
-        if behind is not None:
-            waiting.append(behind)
-
-
-def all_within(error: BaseException, most: int = _MOST_WITHIN) -> list[BaseException]:
-    """An error and what stands behind it: the members of a group, and what it was raised from, the nearest first."""
-    return list(islice(_each(error, set()), most))
 
 
 def passes_after(error: BaseException, retry_on: RetryOn) -> timedelta | None:

@@ -1,7 +1,6 @@
 """Sweeps in the background: the expired are ended, dead workers' holds given back, interrupted write-backs finished."""
 
 import asyncio
-import logging
 import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -9,18 +8,19 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
+from sessions import telemetry
 from sessions.backoff import Backoff
-from sessions.bridge.leased_work import DEFAULT_MAX_RERUN, log_failure, reason_of
+from sessions.bridge.leased_work import DEFAULT_MAX_RERUN
 from sessions.bridge.outcomes import Applied, ApplyFailed
 from sessions.bridge.transient_failures import checked_retry_on
 from sessions.bridge.write_back import WriteBack, write_back_for
 from sessions.domain import inputs
 from sessions.domain.errors import SessionError
 from sessions.domain.models import ActiveScheduleSessionSnapshot
+from sessions.failures import reason_of, traces_of
+from sessions.log_events import LogEvent, log
 from sessions.repository import SessionRepository
 from sessions.tasks import in_background, stopped
-
-logger = logging.getLogger("sessions")
 
 DEFAULT_EVERY: Final = timedelta(seconds=30)
 _LONGEST_BACKOFF: Final = 8
@@ -93,9 +93,9 @@ class Upkeep:
             try:
                 await once()
             except SessionError as error:
-                logger.warning("upkeep: a round failed and is tried again after a pause: %s", error)
+                log(LogEvent.UPKEEP_ROUND_REFUSED, error=error)
             except Exception as error:  # noqa: BLE001 - upkeep outlives whatever one round meets
-                log_failure("upkeep", reason_of("a round", error), error)
+                log(LogEvent.UPKEEP_ROUND_FAILED, reason=reason_of("a round", error), traces=traces_of(error))
             else:
                 pauses.reset()
             await asyncio.sleep(pauses.next())
@@ -105,10 +105,14 @@ class Upkeep:
         return Backoff(every, every * _LONGEST_BACKOFF)
 
     async def _sweep(self) -> None:
-        for sweep in (self._repository.recover_stalled, self._repository.expire_due):
+        sweeps = {
+            "sessions.recovered": self._repository.recover_stalled,
+            "sessions.expired": self._repository.expire_due,
+        }
+        for counter, sweep in sweeps.items():
             # Until one batch changes nothing: if several sweep, a batch that was changed in part is not the last.
-            while await sweep():
-                pass
+            while changed := await sweep():
+                telemetry.count(counter, changed)
 
     async def _finish_interrupted(self) -> None:
         while True:
@@ -144,11 +148,12 @@ class Upkeep:
                 retry_on=self._retry_on,
             )
         except SessionError as error:
-            logger.warning("upkeep: an interrupted write-back is not finished yet: %s", error)
+            log(LogEvent.WRITE_BACK_NOT_FINISHED, session_id=session.session_id, error=error)
             return
         except Exception as error:  # noqa: BLE001 - the others are finished all the same
-            log_failure(f"session {session.session_id}", reason_of("finishing its write-back", error), error)
+            reason = reason_of("finishing its write-back", error)
+            log(LogEvent.WORK_FAILED, session_id=session.session_id, reason=reason, traces=traces_of(error))
             return
         if isinstance(outcome, Applied | ApplyFailed):
             self._ended += 1
-            logger.info("upkeep: an interrupted write-back is finished: %r", outcome)
+            log(LogEvent.WRITE_BACK_FINISHED, session_id=session.session_id, outcome=type(outcome).__name__)

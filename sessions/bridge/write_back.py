@@ -1,12 +1,12 @@
 """One confirmed preview: written back once, whichever worker dies or is stopped meanwhile."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import assert_never
 
-from sessions.bridge.leased_work import Broken, CutOff, Done, Ending, OutOfTime, log_failure, reason_of, renewed, run
+from sessions import telemetry
+from sessions.bridge.leased_work import Broken, CutOff, Done, Ending, OutOfTime, renewed, run
 from sessions.bridge.outcomes import (
     Applied,
     ApplyFailed,
@@ -20,13 +20,13 @@ from sessions.bridge.outcomes import (
 )
 from sessions.bridge.transient_failures import RetryOn, passes_after
 from sessions.domain.errors import InvalidTransition, LeaseLost, SessionError, SessionNotFound, TransitionConflict
-from sessions.domain.lifecycle import SessionStatus
+from sessions.domain.lifecycle import LeaseKind, SessionStatus
 from sessions.domain.models import ApplyClaim
+from sessions.failures import reason_of, traces_of
+from sessions.log_events import LogEvent, log
 from sessions.repository import SessionRepository
-from sessions.repository.engine import give_back
+from sessions.repository.engine import AT_ONCE, give_back, may_be_released
 from sessions.tasks import to_the_end
-
-logger = logging.getLogger("sessions")
 
 WriteBack = Callable[[ApplyClaim], Awaitable[None]]
 
@@ -66,7 +66,10 @@ async def write_back_for(
     try:
         claim = await repository.claim_apply(session_id, user_id=user_id, preview_id=preview_id)
     except SessionError as error:
+        telemetry.count("sessions.claims", kind=LeaseKind.APPLY, how=telemetry.LOST)
         return _confirmed(error)
+    how = telemetry.WON_NEW if claim.attempt == 1 else telemetry.WON_BY_TAKE_OVER
+    telemetry.count("sessions.claims", kind=claim.kind, how=how)
     has_begun = False
 
     async def write() -> None:
@@ -77,7 +80,9 @@ async def write_back_for(
     news = repository._lease_news  # noqa: SLF001 - the door that it has for the bridge
     try:
         async with renewed(claim, lambda: repository.renew(claim), news=news, since=since) as renewal:
-            ending = await run(write, claim, renewal=renewal, within=within)
+            with telemetry.timed("sessions.write_back") as by:
+                ending = await run(write, claim, renewal=renewal, within=within)
+                by["ending"] = type(ending).__name__
             # What has been done is recorded, whatever time limit its caller had for the whole.
             return await to_the_end(_record(repository, claim, ending, retry_on), inherits=False)
     except (LeaseLost, SessionNotFound) as lost:
@@ -86,8 +91,18 @@ async def write_back_for(
         return _confirmed(error)
     except (Exception, asyncio.CancelledError):
         if not has_begun:
-            await to_the_end(give_back(claim, repository.release(claim, reason=STOPPED)), inherits=False)
+            await to_the_end(give_back(claim, _let_go(repository, claim)), inherits=False)
         raise
+
+
+def _let_go(repository: SessionRepository, claim: ApplyClaim) -> Awaitable[object]:
+    """Give back a claim whose write-back has not begun under it; if another one held it before, that may have written.
+
+    Then the confirmation stands, and the next one goes on with it at once.
+    """
+    if may_be_released(claim):
+        return repository.release(claim, reason=STOPPED)
+    return repository.postpone(claim, after=AT_ONCE)
 
 
 async def _record(
@@ -101,9 +116,9 @@ async def _record(
         case Broken(error):
             reason = reason_of("the write-back", error)
             if (after := passes_after(error, retry_on)) is not None:
-                logger.warning("session %s: put off, since %s", claim.session.session_id, reason)
+                log(LogEvent.WORK_PUT_OFF, session_id=claim.session.session_id, reason=reason)
                 return Deferred(await repository.postpone(claim, after=after), after=after)
-            log_failure(f"session {claim.session.session_id}", reason, error)
+            log(LogEvent.WORK_FAILED, session_id=claim.session.session_id, reason=reason, traces=traces_of(error))
             return ApplyFailed(await repository.fail_apply(claim, reason=reason))
         case Done():
             return Applied(await repository.complete_apply(claim))

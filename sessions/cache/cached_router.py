@@ -9,6 +9,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self
 
+from sessions import telemetry
 from sessions.cache.entries import Entry, Key
 from sessions.cache.listener import Listener, Lookup
 from sessions.domain import inputs
@@ -116,6 +117,10 @@ class CachedRouter:
             lag=self._listener.lag,
         )
 
+    def _observed(self) -> telemetry.Observed:
+        lag = self._listener.lag
+        return telemetry.Observed(self._hits, self._misses, None if lag is None else lag.total_seconds())
+
     async def _ask(self, key: Key) -> ActiveScheduleSessionSnapshot | None:
         while True:
             lookup = self._listener.lookups.get(key) or self._begin(key)
@@ -157,11 +162,13 @@ class CachedRouter:
         except TimeoutError as error:
             cause = "no majority confirmed the primary"
             raise StoreUnavailable(SessionRef(), outcome=WriteOutcome.NOT_WRITTEN, cause=cause) from error
+        telemetry.caches.add(self._observed)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        telemetry.caches.remove(self._observed)
         await self._listener.leave()
         if self._tasks:
             await asyncio.wait(self._tasks)

@@ -5,7 +5,6 @@ has told of everything up to a moment, or the entry's own lookup.
 """
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,10 +17,9 @@ from sessions.changes.feed import LONGEST_WAIT
 from sessions.changes.upstream import CacheListener, CacheUpstream
 from sessions.domain.errors import StoreUnavailable, WatchInterrupted
 from sessions.domain.models import ActiveScheduleSessionSnapshot
+from sessions.log_events import LogEvent, log
 from sessions.store.observed_collection import Doubt
 from sessions.tasks import in_background, stopped
-
-logger = logging.getLogger("sessions")
 
 _RETRY_SECONDS: Final = 1.0
 _NEVER: Final = float("-inf")
@@ -207,7 +205,7 @@ class Listener(CacheListener):
             try:
                 await self._upstream.confirm_primary()
             except StoreUnavailable as error:
-                logger.warning("the cache of routes stays empty: %s", error)
+                log(LogEvent.CACHE_STAYS_EMPTY, error=error)
                 await asyncio.sleep(retries.next())
                 continue
             if epoch == self._epoch:
@@ -231,7 +229,7 @@ class Listener(CacheListener):
             try:
                 await self._open()
             except (StoreUnavailable, WatchInterrupted) as error:
-                logger.warning("the cache of routes stays empty: %s", error)
+                log(LogEvent.CACHE_STAYS_EMPTY, error=error)
             else:
                 return
 

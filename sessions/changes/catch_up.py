@@ -7,7 +7,6 @@ that does not read: it leaves when it is full, and comes back like all others.
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,10 +18,10 @@ from sessions.changes.events import ends_with, to_event
 from sessions.changes.feed import Feed, Follower, Retries, tell_each
 from sessions.changes.streams import Batch, Reading, Source
 from sessions.domain.errors import SessionRef, StoreUnavailable, WatchInterrupted, WriteOutcome
+from sessions.failures import reason_of, traces_of
+from sessions.log_events import LogEvent, log
 from sessions.steady_clock import steady
 from sessions.tasks import in_background, stopped, to_the_end
-
-logger = logging.getLogger("sessions")
 
 _WAIT: Final = 0.05
 """Seconds that a read waits before it says that there is nothing more."""
@@ -127,9 +126,9 @@ class CatchUp:
                     self._refuse(list(self._newcomers), error)
                     if any(self._rounds):
                         await retries.pause(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is told to all who wait
             if not isinstance(error, WatchInterrupted):
-                logger.exception("catching up with changes failed")
+                log(LogEvent.CATCHING_UP_FAILED, reason=reason_of("it", error), traces=traces_of(error))
             self._refuse(list(self._newcomers), error)
             self._end(error)
         finally:

@@ -5,7 +5,6 @@ has just received would be lost.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from operator import methodcaller
@@ -16,9 +15,9 @@ from sessions.backoff import Backoff
 from sessions.changes.events import Event, ends_with, to_event
 from sessions.changes.streams import Batch, Reading, Source
 from sessions.domain.errors import StoreUnavailable, WatchInterrupted
+from sessions.failures import reason_of, traces_of
+from sessions.log_events import LogEvent, log
 from sessions.tasks import in_background, stopped, to_the_end
-
-logger = logging.getLogger("sessions")
 
 LONGEST_WAIT: Final = 1.0
 """Seconds that a read waits for a change, unless a follower wants to know sooner that there is none."""
@@ -63,8 +62,7 @@ def tell_each(followers: WeakSet[AnyFollower], notice: Callable[[AnyFollower], N
 
 
 def _fail(follower: Follower, error: Exception) -> None:
-    # Not the error's text, which may quote a document.
-    logger.error("a follower of changes failed and is told no more (%s)", type(error).__name__)
+    log(LogEvent.FOLLOWER_FAILED, reason=reason_of("it", error), traces=traces_of(error))
     with suppress(Exception):
         follower.ended(error)
 
@@ -81,7 +79,7 @@ class Retries:
         # Not by its text: one missing right has two, of a read that is under way and of the next opening.
         if error.may_pass is not self._said:
             self._said = error.may_pass
-            logger.warning("the change stream is lost and will be opened again: %s", error)
+            log(LogEvent.STREAM_LOST, error=error)
         await asyncio.sleep(self._pauses.next())
 
     def reset(self) -> None:
@@ -188,7 +186,7 @@ class Feed:
     def _settle(self, task: "asyncio.Task[None]") -> None:
         failure = None if task.cancelled() else task.exception()
         if failure is not None and not isinstance(failure, StoreUnavailable | WatchInterrupted):
-            logger.error("following changes failed", exc_info=failure)
+            log(LogEvent.STREAM_FAILED, reason=reason_of("reading the stream", failure), traces=traces_of(failure))
         error = failure if isinstance(failure, Exception) else None
         if error is not None and not self._ready.done():
             # Those who wait for the first stream get the error from `follow`.
@@ -196,7 +194,7 @@ class Feed:
             self._ready.exception()
             return
         if isinstance(error, WatchInterrupted):
-            logger.warning("the change stream has ended, whoever follows anew begins another one: %s", error)
+            log(LogEvent.STREAM_ENDED, error=error)
         self._tell(lambda follower: follower.ended(error))
         if not self._ready.done():
             self._ready.set_result(None)

@@ -4,7 +4,6 @@ One follower serves all of them, for as long as there is any: not one stream mor
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,9 +14,8 @@ from sessions.changes.events import Event
 from sessions.changes.feed import Feed, Follower
 from sessions.domain.errors import StoreUnavailable, WatchInterrupted
 from sessions.domain.models import ActiveScheduleSessionSnapshot
+from sessions.log_events import LogEvent, log
 from sessions.tasks import forget, in_background
-
-logger = logging.getLogger("sessions")
 
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
@@ -88,6 +86,9 @@ class LeaseNews:
         self._ear: _Ear | None = None
         self._following: asyncio.Task[None] | None = None
         self._is_possible = True
+        self._pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        self._not_before = 0.0
+        self._refused: type[Exception] | None = None
 
     @property
     def is_told(self) -> bool:
@@ -138,9 +139,9 @@ class LeaseNews:
             listener.hear(event)
 
     async def _follow(self) -> None:
-        pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        told: Exception | None = None
+        loop = asyncio.get_running_loop()
         while True:
+            await asyncio.sleep(self._not_before - loop.time())
             try:
                 feed = self._shared()
             except RuntimeError:
@@ -148,17 +149,22 @@ class LeaseNews:
             self._ear = ear = _Ear(self)
             try:
                 await feed.follow(ear)
-                pauses.reset()
+                self._pauses.reset()
+                self._refused = None
                 await ear.has_ended.wait()
             except (StoreUnavailable, WatchInterrupted) as error:
                 if isinstance(error, WatchInterrupted) and error.needs_replica_set:
                     self._is_possible = False
                     return
-                if type(told) is not type(error):
-                    told = error
-                    logger.warning("whoever works under a lease learns of its end by the next renewal only: %s", error)
+                self._warn(error)
             finally:
                 feed.discard(ear)
                 if self._ear is ear:
                     self._ear = None
-            await asyncio.sleep(pauses.next())
+            self._not_before = loop.time() + self._pauses.next()
+
+    def _warn(self, error: StoreUnavailable | WatchInterrupted) -> None:
+        # Each run begins to follow anew: what stands in the way is said once.
+        if type(error) is not self._refused:
+            self._refused = type(error)
+            log(LogEvent.LEASES_NOT_FOLLOWED, error=error)

@@ -157,15 +157,15 @@ def replaced(value: object) -> Lease | str | None:
     """The lease of the run that a message replaces, or its ``operation_id``, or None."""
     if value is None:
         return None
-    named = value.operation_id if isinstance(value, Lease) else value
     try:
-        identifier("operation_id", named)
-        if isinstance(value, Lease):
-            identifier("reply_id", value.reply_id)
-    except InvalidSessionInput as error:
+        if not isinstance(value, Lease):
+            return identifier("operation_id", value)
+        identifier("operation_id", value.operation_id)
+        identifier("reply_id", value.reply_id)
+    except InvalidSessionInput:
         wanted = "None, or the `lease` of a session under a rerun, or that lease's `operation_id`"
-        raise InvalidSessionInput("replaces", wanted) from error
-    return value if isinstance(value, Lease) else str(named)
+        raise InvalidSessionInput("replaces", wanted) from None
+    return value
 
 
 def question_named(question_id: object) -> Question | None:

@@ -50,6 +50,8 @@ class Lease(BaseModel):
     reply_id: str | None = None
     attempt: int | None = None
     expires_at: UtcMoment
+    traceparent: str | None = None
+    """The OpenTelemetry span of whoever works, if there is one, for whoever goes on from it."""
 
     def is_live(self, at: datetime) -> bool:
         """Whether the lease still keeps others away; from its expiry on it has lapsed."""

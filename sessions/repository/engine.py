@@ -1,12 +1,12 @@
 """How every write is carried out: one guarded update, and only if it changes nothing a look at the reason."""
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from secrets import token_hex
 from typing import Any, Final, TypeVar, assert_never
 
+from sessions import telemetry
 from sessions.domain import inputs
 from sessions.domain.errors import (
     ConflictReason,
@@ -22,6 +22,7 @@ from sessions.domain.errors import (
 from sessions.domain.expiry import counts_as, has_expired
 from sessions.domain.lifecycle import CallName, LeaseKind, SessionStatus
 from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, Claim, Lease, RerunClaim
+from sessions.log_events import LogEvent, log
 from sessions.repository.refusals import Exhausted, Found, Instead, Lapsed, Raced, Refused, Replayed, explain
 from sessions.store import reads, sweeps, writes
 from sessions.store.calls import Call, HolderCall
@@ -33,8 +34,6 @@ from sessions.store.reading import to_snapshot
 from sessions.store.updates import RawDocument
 from sessions.store.writes import Write
 from sessions.tasks import Finishing
-
-logger = logging.getLogger("sessions")
 
 RETRIES: Final = 3
 """How often a call is tried again after what stood in the way was put back, or had gone by itself."""
@@ -48,6 +47,15 @@ AnyClaim = TypeVar("AnyClaim", RerunClaim, ApplyClaim)
 Build = Callable[[AnyCall, datetime], Write]
 
 
+AT_ONCE: Final = timedelta(milliseconds=1)
+"""The shortest lease there is: another one may take over now."""
+
+
+def may_be_released(claim: Claim) -> bool:
+    """Whether nobody can have begun a write-back: an apply claim that was taken over has had another holder before."""
+    return not (isinstance(claim, ApplyClaim) and claim.attempt > 1)
+
+
 async def give_back(claim: Claim, release: Awaitable[object]) -> None:
     """Wait for the release of a claim that nobody works for any more; if it fails, the lease lapses."""
     try:
@@ -55,11 +63,11 @@ async def give_back(claim: Claim, release: Awaitable[object]) -> None:
     except (LeaseLost, SessionNotFound):
         return  # it was ended or taken over meanwhile, or its outcome was recorded after all
     except SessionError as error:
-        logger.warning(
-            "session %s: its claim is left to lapse, its lease lapses at %s: %s",
-            claim.session.session_id,
-            claim.expires_at,
-            error,
+        log(
+            LogEvent.CLAIM_LEFT_TO_LAPSE,
+            session_id=claim.session.session_id,
+            lapses_at=claim.expires_at,
+            error=error,
         )
 
 
@@ -123,6 +131,7 @@ class Engine:
             session_id=inputs.identifier("session_id", session_id),
             user_id=inputs.integer("user_id", user_id),
             lease=self._lease if lease is None else inputs.duration("lease", lease),
+            traceparent=telemetry.traceparent(),
             operation_id=self._operation_id(operation_id),
             max_attempts=self._max_attempts,
             reply_id=reply_id,
@@ -156,10 +165,16 @@ class Engine:
             return replaced
         found = await self._found(store, call, self._clock.now())
         lease = None if found is None else found.session.lease
-        return lease if lease is not None and lease.operation_id == replaced else None
+        # An apply lease is held for no message, and nothing replaces it.
+        is_named = lease is not None and lease.operation_id == replaced and lease.reply_id is not None
+        return lease if is_named else None
 
     async def _give_back(self, claim: Claim) -> None:
-        """Release a claim whose caller was cancelled before receiving it."""
+        """Release a claim whose caller was cancelled before receiving it, or leave it to whoever takes it over."""
+        if not may_be_released(claim):
+            left = HolderCall(name=CallName.POSTPONE, claim=claim, lease=AT_ONCE)
+            await give_back(claim, self._carry_out(left, writes.postpone, None))
+            return
         call = HolderCall(
             name=CallName.RELEASE, claim=claim, reason=CANCELLED_REASON, operation_id=token_hex(_ID_BYTES)
         )

@@ -168,10 +168,10 @@ class Lookups(Engine):
     async def find_by_reply(
         self, reply_id: str, *, user_id: int, conversation_id: str, client_session: ClientSession | None = None
     ) -> ActiveScheduleSessionSnapshot | None:
-        """Read the session of a conversation that recorded what came of a message.
+        """Read the session of a conversation that is done with a message: it recorded what came of it, or replaced it.
 
         Returns:
-            The session; None if none recorded the message among its last 32.
+            The session; None if none has the message among its last 32 recorded or its last 32 replaced ones.
 
         Round trips:
             One ``find`` over the sessions of this conversation.

@@ -169,8 +169,8 @@ def _is_replaced(call: Call, found: Found) -> bool:
     lease, replaced = found.session.lease, call.replaces
     if lease is None or replaced is None or not has_live_lease(found.session, found.at):
         return False
-    is_named = (lease.kind, lease.operation_id) == (CALLS[call.name].replaces, replaced.operation_id)
-    return is_named and lease.reply_id != call.reply_id
+    is_named = (lease.operation_id, lease.reply_id) == (replaced.operation_id, replaced.reply_id)
+    return is_named and lease.kind is CALLS[call.name].replaces and lease.reply_id != call.reply_id
 
 
 def _wrong_status(call: Call, found: Found) -> Iterator[SessionError]:

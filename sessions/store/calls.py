@@ -30,6 +30,7 @@ class Call:
     conversation_id: str | None = None
     notification_id: str | Unset | None = UNSET
     lease: timedelta = timedelta(0)
+    traceparent: str | None = None
     max_attempts: int = 0
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Document paths that the call sets; an empty value removes the field."""

@@ -1,7 +1,6 @@
 """The server's clock, carried by this process's monotonic one; a worker's wall clock never enters a document."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
@@ -10,11 +9,10 @@ from sessions.backoff import Backoff
 from sessions.domain.errors import StoreUnavailable
 from sessions.domain.inputs import moment
 from sessions.domain.limits import to_millisecond
+from sessions.log_events import LogEvent, log
 from sessions.steady_clock import steady
 from sessions.store.collection import SessionCollection
 from sessions.tasks import in_background, stopped, until_set
-
-logger = logging.getLogger("sessions")
 
 SAMPLES: Final = 5
 RENEW_EVERY: Final = timedelta(minutes=5)
@@ -101,7 +99,7 @@ class ServerClock:
                 await self._measure()
                 wait = RENEW_EVERY.total_seconds()
             except StoreUnavailable as error:
-                logger.warning("the server's clock could not be read (%s): the last measurement serves on", error)
+                log(LogEvent.CLOCK_NOT_READ, error=error)
                 wait = retries.next()
 
     def now(self) -> datetime:

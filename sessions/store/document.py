@@ -11,7 +11,9 @@ COLLECTION: Final = "active_schedule_sessions"
 ROUTING_INDEX: Final = f"uniq_{COLLECTION}_governor"
 LATEST_INDEX: Final = f"idx_{COLLECTION}_conversation_status_updated"
 PAGE_INDEX: Final = f"idx_{COLLECTION}_user_status_updated"
+STATUS_INDEX: Final = f"idx_{COLLECTION}_status_updated"
 REPLY_INDEX: Final = f"idx_{COLLECTION}_conversation_answered"
+REPLACED_INDEX: Final = f"idx_{COLLECTION}_conversation_replaced"
 GOVERNOR_FIELDS: Final = frozenset({"user_id", "conversation_id"})
 SHARD_KEY: Final[Mapping[str, str]] = {"user_id": "hashed"}
 """On a sharded cluster: each call that a user's request makes carries the user, and so reaches one shard."""
@@ -23,7 +25,7 @@ INDEXES: Final = (
         [("user_id", 1), ("status", 1), ("updated_at", 1), ("_id", 1)],
         name=PAGE_INDEX,
     ),
-    IndexModel([("status", 1), ("updated_at", 1)], name=f"idx_{COLLECTION}_status_updated"),
+    IndexModel([("status", 1), ("updated_at", 1)], name=STATUS_INDEX),
     IndexModel([("conversation_id", 1), ("status", 1), ("updated_at", 1)], name=LATEST_INDEX),
     IndexModel([("trigger_id", 1)], name=f"idx_{COLLECTION}_trigger_id"),
     IndexModel([("current_preview_id", 1)], name=f"idx_{COLLECTION}_preview_id"),
@@ -52,7 +54,7 @@ INDEXES: Final = (
     # An index can hold one list of the two.
     IndexModel(
         [("conversation_id", 1), ("replaced_reply_ids", 1)],
-        name=f"idx_{COLLECTION}_conversation_replaced",
+        name=REPLACED_INDEX,
         partialFilterExpression={"replaced_reply_ids": {"$exists": True}},
     ),
 )

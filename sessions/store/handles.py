@@ -1,6 +1,5 @@
 """What the drivers' own objects give: the collection by its read concerns, and what is special of the double."""
 
-import logging
 from collections.abc import Awaitable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC
@@ -13,6 +12,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from sessions.domain.errors import InvalidSessionInput, WatchInterrupted
+from sessions.log_events import LogEvent, log
 from sessions.store.change_stream import ChangeStream
 from sessions.store.clients import ClientSession, Database
 from sessions.store.document import COLLECTION
@@ -20,7 +20,6 @@ from sessions.store.index_listing import list_indexes
 from sessions.store.reads import Lookup
 from sessions.store.requests import COMMITTED, LOCAL, Commands, Methods, Requests
 
-logger = logging.getLogger("sessions")
 _PYMONGO: Final = "AsyncDatabase"
 _SESSION_OF: Final = {"AsyncIOMotorDatabase": "AsyncIOMotorClientSession", _PYMONGO: "AsyncClientSession"}
 _DOUBLE: Final = "AsyncMongoMockDatabase"
@@ -110,11 +109,7 @@ class DriverHandles:
             self._missing_hints.discard(hint)
         elif hint not in self._missing_hints:
             self._missing_hints.add(hint)
-            logger.warning(
-                "index %s of %s is hidden or absent: lookups go without it; run python -m indexes apply",
-                hint,
-                self.plain.full_name,
-            )
+            log(LogEvent.INDEX_NOT_SERVING, index=hint, collection=self.plain.full_name)
 
     def primary(self) -> object:
         """The address of the primary that the driver knows; costs no round trip."""

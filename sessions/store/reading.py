@@ -3,7 +3,6 @@
 Rolling deployments, imports and repairs by hand leave documents that no repository has written so.
 """
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -12,10 +11,9 @@ from pydantic import ValidationError
 
 from sessions.domain.errors import SessionDamaged
 from sessions.domain.models import ActiveScheduleSessionSnapshot, Transition
+from sessions.log_events import LogEvent, log
 from sessions.store.stored_fields import HISTORY, ID, KINDS, LEASE, LONGEST, NULLABLE, STATE, TEXTS_IN, read_whole
 from sessions.store.updates import RawDocument
-
-logger = logging.getLogger("sessions")
 
 COUNTED_OR_NESTED: Final = (
     *("question_number", "fencing_token", "attempts", "answered_reply_ids", "replaced_reply_ids", "replacements"),
@@ -109,7 +107,7 @@ def pass_over(error: SessionDamaged) -> None:
     """Log a document that harms nobody but its own session, once for each."""
     if error.session_id not in _told:
         _told[error.session_id] = True
-        logger.error("passed over: %s", error)
+        log(LogEvent.SESSION_DAMAGED, session_id=error.session_id, error=error)
 
 
 def readable(found: Iterable[RawDocument]) -> Iterator[ActiveScheduleSessionSnapshot]:

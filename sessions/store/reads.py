@@ -30,7 +30,9 @@ class Lookup(NamedTuple):
     @property
     def about(self) -> SessionRef:
         """What an error carries: whom it asks for, as far as it names anybody."""
-        session_id, user_id = self.filter.get("_id"), self.filter.get("user_id")
+        # A lookup of alternatives names the user in each.
+        alternative = self.filter.get("$or", [{}])[0]
+        session_id, user_id = self.filter.get("_id"), self.filter.get("user_id", alternative.get("user_id"))
         return SessionRef(session_id=session_id if isinstance(session_id, str) else None, user_id=user_id)
 
 
@@ -80,9 +82,10 @@ def latest(user_id: int, conversation_id: str) -> Lookup:
 
 def by_reply(user_id: int, conversation_id: str, reply_id: str) -> Lookup:
     """The session of a conversation that recorded a reply, or in which a newer one replaced it."""
-    # Each alternative names the conversation, so that each has an index of its own.
-    handled = [{"conversation_id": conversation_id, field: reply_id} for field in REPLY_FIELDS]
-    return Lookup({"user_id": user_id, "$or": handled})
+    # Nothing stands beside the `$or`: only then the server plans each alternative by itself, which costs a key or none.
+    # With the user outside it has tried all combinations of indexes but this one, and read the whole conversation.
+    asked = {"user_id": user_id, "conversation_id": conversation_id}
+    return Lookup({"$or": [{**asked, field: reply_id} for field in REPLY_FIELDS]})
 
 
 def by_trigger(user_id: int, trigger_id: str) -> Lookup:

@@ -30,7 +30,7 @@ KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     **dict.fromkeys(("state.pending_question", "state.failed_reason"), str),
     **dict.fromkeys(("state.last_candidate_id", "state.last_notification_id"), str),
     "state.missing_info": (list, tuple),
-    **dict.fromkeys(("lease.kind", "lease.operation_id", "lease.reply_id"), str),
+    **dict.fromkeys(("lease.kind", "lease.operation_id", "lease.reply_id", "lease.traceparent"), str),
     "lease.attempt": int,
 }
 LONGEST: Final[Mapping[str, int]] = {
@@ -40,6 +40,7 @@ LONGEST: Final[Mapping[str, int]] = {
     "current_preview_id": IDENTIFIERS["preview_id"].longest,
     "lease.operation_id": IDENTIFIERS["operation_id"].longest,
     "lease.reply_id": IDENTIFIERS["reply_id"].longest,
+    "lease.traceparent": 64,
 }
 TEXTS_IN: Final = frozenset({"answered_reply_ids", "replaced_reply_ids", "state.missing_info"})
 

@@ -169,9 +169,10 @@ def _free_for(call: Call, at: datetime) -> Filter:
 
 
 def _held_by(replaced: Lease, call: Call, at: datetime, *, kind: LeaseKind) -> Filter:
-    """The run that is to be replaced is still under way; never one of another kind, whatever lease the caller names."""
+    """The run that is to be replaced is still under way."""
     return {
         "status": LEASES[kind].held_in.value,
+        # Not the kind of the lease that was named: a write-back, or a run of the other kind, is never replaced.
         "lease.kind": kind.value,
         "lease.operation_id": {"$eq": replaced.operation_id, "$ne": call.operation_id},
         "lease.reply_id": {"$eq": replaced.reply_id, "$ne": call.reply_id},
@@ -185,21 +186,25 @@ def claim(call: Call, at: datetime, *, kind: LeaseKind) -> Write:
     update = Update(at)
     reason = "" if replaced is None else REPLACED_REASON
     update.enter(LEASES[kind].held_in, call.name, reason=reason, operation_id=call.operation_id)
+    traced = {} if call.traceparent is None else {"traceparent": call.traceparent}
     update.lease(
         {
             "kind": kind.value,
             "operation_id": call.operation_id,
             "reply_id": call.reply_id,
             "expires_at": at + call.lease,
+            **traced,
         }
     )
     update.add("fencing_token", 1)
     if replaced is None:
         update.add("attempts", 1)
-        return Write({**_claim_filter(call), **_free_for(call, at)}, update.build())
-    update.add("replacements", 1)
-    update.append("replaced_reply_ids", replaced.reply_id, kept=REPLIES_KEPT)
-    return Write({**_claim_filter(call), **_held_by(replaced, call, at, kind=kind)}, update.build())
+        guard = _free_for(call, at)
+    else:
+        update.add("replacements", 1)
+        update.append("replaced_reply_ids", replaced.reply_id, kept=REPLIES_KEPT)
+        guard = _held_by(replaced, call, at, kind=kind)
+    return Write({**_claim_filter(call), **guard}, update.build())
 
 
 def claim_rerun(call: Call, at: datetime) -> Write:

@@ -236,6 +236,7 @@ LEAVES_NO_ENTRY: Final = {
     CallName.RECORD_NOTIFICATION,
     CallName.CLAIM_APPLY,
     CallName.RENEW,
+    CallName.POSTPONE,
 }
 
 

@@ -3,24 +3,16 @@
 import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock
 
 import pytest
 from langgraph.types import Command
-from lesson_chat import LessonChat, play
-from lesson_graph import Lesson, LessonGraph
+from lesson_chat import Again, LessonChat, deliver, play
+from lesson_graph import LessonGraph
+from pymongo.errors import AutoReconnect
 
-from sessions import (
-    AlreadyHandled,
-    Asked,
-    AskUser,
-    FreeChat,
-    Held,
-    PreviewShown,
-    SessionBridge,
-    SessionRepository,
-    ShowPreview,
-)
-from sessions.testing import CommandCounter, MovedClock
+from sessions import ActiveScheduleSessionSnapshot, Asked, FreeChat, PreviewShown, SessionBridge, SessionRepository
+from sessions.testing import CommandCounter
 
 if TYPE_CHECKING:
     from sessions.store.clients import Database
@@ -56,14 +48,44 @@ async def test_what_the_transport_delivers_twice(chat: LessonChat) -> None:
     session = await chat.sessions.latest(7, "c")
     assert session is not None
     assert await chat.on_message(7, "c", "Tuesday", message_id="m1") == "At what time?"
-    assert await chat.on_message(7, "c", "Tuesday", message_id="m1") == "At what time?"
+    assert await chat.on_message(7, "c", "Tuesday", message_id="m1", redelivered=True) == "At what time?"
     assert await chat.on_trigger(7, "t", "c") is None
     late = await chat.on_message(7, "c", "Monday", message_id="m0", question_id=session.question_id)
     assert late == "That was another question. At what time?"
     assert await chat.on_message(7, "c", "never mind", message_id="m2") == "All right, it stays where it was."
-    assert await chat.on_message(7, "c", "Tuesday", message_id="m1") is None
-    assert await chat.on_message(7, "c", "never mind", message_id="m2") is None
+    assert await chat.on_message(7, "c", "Tuesday", message_id="m1", redelivered=True) is None
+    assert await chat.on_message(7, "c", "never mind", message_id="m2", redelivered=True) is None
     assert await chat.on_message(7, "c", "hello", message_id="m3") == "It is sunny."
+
+
+async def test_a_message_that_the_transport_keeps(chat: LessonChat) -> None:
+    """Held or put off, it comes again with the question it was written to: its answer, ordinary chat, or a notice."""
+    comes_to = {"will it rain?": "At what time?", "never mind": "It is sunny.", "Monday": "That was another question."}
+    for conversation, (first, then) in enumerate(comes_to.items()):
+        await chat.on_trigger(7, f"t{conversation}", f"c{conversation}")
+        session = await chat.sessions.latest(7, f"c{conversation}")
+        assert session is not None
+        working = await chat.sessions.claim_rerun(session.session_id, user_id=7, reply_id="m1")
+        held = await chat.on_message(7, f"c{conversation}", "Tuesday", message_id="m2")
+        assert held == Again(session.question_id)
+        await chat.sessions.release(working)
+        await chat.on_message(7, f"c{conversation}", first, message_id="m1")
+        how: Any = {"message_id": "m2", "question_id": session.question_id, "redelivered": True}
+        said = await chat.on_message(7, f"c{conversation}", "Tuesday", **how)
+        assert isinstance(said, str)
+        assert said.startswith(then)
+
+
+async def test_a_message_while_the_database_is_away(chat: LessonChat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph could not keep its draft: the message is put off, nothing ends by it, and it comes again."""
+    await chat.on_trigger(7, "t", "chat-42")
+    session = await chat.sessions.latest(7, "chat-42")
+    assert session is not None
+    with monkeypatch.context() as away:
+        away.setattr(chat, "_draft", AsyncMock(side_effect=AutoReconnect("the primary steps down")))
+        put_off = await chat.on_message(7, "chat-42", "Tuesday", message_id="m1")
+        assert put_off == Again(session.question_id, timedelta(seconds=5))
+    assert await deliver(chat, "Tuesday", message_id="m1") == "At what time?"
 
 
 async def test_the_audit_chain(chat: LessonChat, command_counter: CommandCounter) -> None:
@@ -97,9 +119,9 @@ async def test_the_audit_chain(chat: LessonChat, command_counter: CommandCounter
 # --- LangGraph -------------------------------------------------------------------------------------------------
 
 
-async def started(bridge: SessionBridge, lesson: LessonGraph) -> Any:
+async def started(bridge: SessionBridge, lesson: LessonGraph) -> ActiveScheduleSessionSnapshot:
     """The trigger's session, asked in conversation ``c``."""
-    return (await bridge.start(7, "t", await lesson.first("t"), conversation_id="c")).session
+    return (await bridge.start(7, "t", await lesson.rerun.begin(7, "t", {}), conversation_id="c")).session
 
 
 async def test_a_langgraph_conversation(repository: SessionRepository) -> None:
@@ -107,12 +129,13 @@ async def test_a_langgraph_conversation(repository: SessionRepository) -> None:
     lesson = LessonGraph()
     bridge = SessionBridge(repository, lesson.rerun)
     session = await started(bridge, lesson)
-    assert await bridge.start(7, "t", await lesson.first("t"), conversation_id="c") == Asked(session)
+    again = await lesson.rerun.begin(7, "t", {})
+    assert await bridge.start(7, "t", again, conversation_id="c") == Asked(session)
     assert session.state.pending_question == "Which day suits you?"
     assert isinstance(await bridge.handle(7, "c", "will it rain?", message_id="m0"), FreeChat)
-    again = await bridge.handle(7, "c", "Sunday", message_id="m1")
-    assert isinstance(again, Asked)
-    assert again.session.state.pending_question == "Which day from Monday to Friday?"
+    asked = await bridge.handle(7, "c", "Sunday", message_id="m1")
+    assert isinstance(asked, Asked)
+    assert asked.session.state.pending_question == "Which day from Monday to Friday?"
     assert isinstance(await bridge.handle(7, "c", "Tuesday", message_id="m2"), Asked)
     shown = await bridge.handle(7, "c", "10:00", message_id="m3")
     assert isinstance(shown, PreviewShown)
@@ -126,11 +149,9 @@ async def test_a_langgraph_conversation(repository: SessionRepository) -> None:
 async def test_five_replies_resume_an_interrupt_once(repository: SessionRepository) -> None:
     """Five concurrent replies resume a bare graph five times; through the bridge they resume it once."""
     bare = LessonGraph()
-    await bare.first("t")
     thread: Any = {"configurable": {"thread_id": "t"}}
-    resumes: list[Command[Any]] = [
-        Command(resume={"text": "Tuesday", "message_id": f"m{number}"}) for number in range(5)
-    ]
+    await bare.graph.ainvoke({}, thread)
+    resumes: list[Command[Any]] = [Command(resume="Tuesday") for _ in range(5)]
     await asyncio.gather(*(bare.graph.ainvoke(resume, thread) for resume in resumes))
     assert bare.executions == ["ask_day"] * 5
 
@@ -146,72 +167,3 @@ async def test_five_replies_resume_an_interrupt_once(repository: SessionReposito
     assert lesson.executions == ["ask_day"]
     assert sum(isinstance(outcome, Asked) for outcome in outcomes) == 1
     assert {type(outcome).__name__ for outcome in outcomes} <= {"Asked", "Held", "AlreadyHandled", "StaleReply"}
-
-
-async def test_a_worker_that_died_after_it_resumed(repository: SessionRepository, session_clock: MovedClock) -> None:
-    """The graph had gone on, its answer was not recorded: the same message again records it without a second resume."""
-    lesson = LessonGraph()
-    bridge = SessionBridge(repository, lesson.rerun)
-    session = await started(bridge, lesson)
-    dead = await repository.claim_rerun(session.session_id, user_id=7, reply_id="m1", lease=timedelta(seconds=1))
-    thread: Any = {"configurable": {"thread_id": "t"}}
-    await lesson.graph.ainvoke(Command(resume={"text": "Tuesday", "message_id": "m1"}), thread)
-    assert isinstance(await bridge.handle(7, "c", "Tuesday", message_id="m1"), Held)
-    session_clock.at = dead.expires_at
-    outcome = await bridge.handle(7, "c", "Tuesday", message_id="m1")
-    assert isinstance(outcome, Asked)
-    assert outcome.session.state.pending_question == "Tuesday, at what time?"
-    assert lesson.executions == ["ask_day"]
-    assert isinstance(await bridge.handle(7, "c", "Tuesday", message_id="m1"), AlreadyHandled)
-
-
-class BreakingGraph(LessonGraph):
-    """Its first node breaks after it was resumed."""
-
-    breaks = False
-
-    async def ask_day(self, state: Lesson) -> Lesson:
-        """Break, where the test says so."""
-        asked = await super().ask_day(state)
-        if self.breaks:
-            message = "the calendar does not answer"
-            raise ConnectionError(message)
-        return asked
-
-
-@pytest.mark.parametrize("is_whole", [True, False], ids=["moved on", "in mid-node"])
-async def test_a_graph_that_moved_on_for_another_message(
-    repository: SessionRepository, session_clock: MovedClock, *, is_whole: bool
-) -> None:
-    """What a stopped worker took in and nobody recorded is left aside: the next message answers what it named."""
-    lesson = BreakingGraph()
-    bridge = SessionBridge(repository, lesson.rerun)
-    session = await started(bridge, lesson)
-    stopped = await repository.claim_rerun(session.session_id, user_id=7, reply_id="m1", lease=timedelta(seconds=1))
-    thread: Any = {"configurable": {"thread_id": "t"}}
-    resume: Command[Any] = Command(resume={"text": "Tuesday", "message_id": "m1"})
-    if is_whole:
-        await lesson.graph.ainvoke(resume, thread)
-    else:
-        lesson.breaks = True
-        with pytest.raises(ConnectionError):
-            await lesson.graph.ainvoke(resume, thread)
-        lesson.breaks = False
-    session_clock.at = stopped.expires_at
-    outcome = await bridge.handle(7, "c", "Wednesday", message_id="m2", question_id=session.question_id)
-    assert isinstance(outcome, Asked)
-    assert outcome.session.state.pending_question == "Wednesday, at what time?"
-    shown = await bridge.handle(7, "c", "10:00", message_id="m3")
-    assert isinstance(shown, PreviewShown)
-    assert shown.payload == "Wednesday at 10:00"
-
-
-async def test_a_graph_tells_what_it_is_at() -> None:
-    """A trigger that is delivered again asks the graph where it stands, and runs none of its nodes twice."""
-    lesson = LessonGraph()
-    assert isinstance(await lesson.first("t"), AskUser)
-    thread: Any = {"configurable": {"thread_id": "t"}}
-    for message_id, text in (("m1", "Tuesday"), ("m2", "10:00")):
-        await lesson.graph.ainvoke(Command(resume={"text": text, "message_id": message_id}), thread)
-    assert isinstance(await lesson.first("t"), ShowPreview)
-    assert lesson.executions == ["ask_day", "ask_time"]

@@ -12,6 +12,7 @@ import pytest
 from sessions import (
     ApplyClaim,
     InvalidSessionInput,
+    Lease,
     RerunClaim,
     SessionNotFound,
     SessionRepository,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 LATER: Final = START + timedelta(days=1)
+_LEASE: Final = Lease(kind=LeaseKind.REPLY, operation_id="op", reply_id="reply", expires_at=LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +114,10 @@ VALID: Final[Mapping[str, Callable[[World], dict[str, Any]]]] = {
         "expected_revision": 1,
     },
     "record_notification": lambda world: {"session_id": world.asked, "notification_id": "n", "user_id": 1},
-    "claim_rerun": lambda world: _claiming(session_id=world.asked, question_number=1),
-    "claim_refinement": lambda world: _claiming(session_id=world.ready, preview_id=world.preview_id),
+    "claim_rerun": lambda world: _claiming(session_id=world.asked, question_number=1, replaces="gone"),
+    "claim_refinement": lambda world: _claiming(
+        session_id=world.ready, preview_id=world.preview_id, replaces=world.claim.session.lease
+    ),
     "claim_apply": lambda world: {
         "session_id": world.ready,
         "user_id": 1,
@@ -123,6 +127,7 @@ VALID: Final[Mapping[str, Callable[[World], dict[str, Any]]]] = {
     },
     "renew": lambda world: {"claim": world.claim},
     "release": lambda world: _outcome(world, reason="because", count_attempt=False),
+    "postpone": lambda world: {"claim": world.confirmed, "after": timedelta(seconds=5)},
     "ask_again": lambda world: _outcome(
         world, pending_question="And?", missing_info=["room"], candidate_id="c", expires_at=LATER
     ),
@@ -131,6 +136,12 @@ VALID: Final[Mapping[str, Callable[[World], dict[str, Any]]]] = {
     "fail_rerun": lambda world: _outcome(world, reason="because"),
     "complete_apply": lambda world: {"claim": world.confirmed, "operation_id": "records"},
     "fail_apply": lambda world: {"claim": world.confirmed, "operation_id": "records", "reason": "because"},
+    "interrupt": lambda world: {
+        "session_id": world.claim.session.session_id,
+        "user_id": 1,
+        "reason": "because",
+        "operation_id": "interrupts",
+    },
     "apply": lambda world: _ending(world, preview_id=world.preview_id),
     "ignore": lambda world: _ending(world, reason="because"),
     "fail": lambda world: _ending(world, reason="because"),
@@ -206,6 +217,17 @@ def _cursor(text: str) -> str:
     return urlsafe_b64encode(text.encode()).decode()
 
 
+_BAD_DURATION: Final[Kinds] = {
+    "zero": timedelta(0),
+    "negative": timedelta(seconds=-1),
+    "below a millisecond": timedelta(microseconds=999),
+    "too long": timedelta(days=7, milliseconds=1),
+    "seconds": 60,
+    "a float": 60.0,
+    "a string": "60",
+    "a bool": True,
+    "an operator document": {"$gt": 0},
+}
 _BAD_FLAG: Final[Kinds] = {"one": 1, "zero": 0, "a word": "yes", "empty": "", "an operator document": {"$ne": 1}}
 
 BAD: Final[Mapping[str, Kinds]] = {
@@ -244,16 +266,13 @@ BAD: Final[Mapping[str, Kinds]] = {
     "ended_before": _BAD_MOMENT,
     "ignored": _BAD_FLAG,
     "count_attempt": _BAD_FLAG,
-    "lease": {
-        "zero": timedelta(0),
-        "negative": timedelta(seconds=-1),
-        "below a millisecond": timedelta(microseconds=999),
-        "too long": timedelta(days=7, milliseconds=1),
-        "seconds": 60,
-        "a float": 60.0,
-        "a string": "60",
-        "a bool": True,
-        "an operator document": {"$gt": 0},
+    "lease": _BAD_DURATION,
+    "replaces": {
+        **_bad_identifier(64),
+        "an apply lease": _LEASE.model_copy(update={"kind": LeaseKind.APPLY, "reply_id": None, "attempt": 1}),
+        "a lease of an operator document": _LEASE.model_copy(update={"operation_id": {"$ne": None}}),
+        "a lease for an operator document": _LEASE.model_copy(update={"reply_id": {"$ne": None}}),
+        "a lease as a mapping": _LEASE.model_dump(),
     },
     "claim": {
         "an operation id": "claims",
@@ -296,7 +315,9 @@ BAD: Final[Mapping[str, Kinds]] = {
         "an operator document": {"$ne": "applied"},
         "a bool": True,
     },
+    # Of a page a cursor, of `postpone` a length of time: what is bad for either is bad for both.
     "after": {
+        **_BAD_DURATION,
         "an integer": 7,
         "bytes": b"abc",
         "an operator document": {"$gt": ""},
@@ -438,6 +459,7 @@ FORGED: Final[tuple[dict[str, Any], ...]] = (
 BY_HOLDER: Final[Mapping[str, dict[str, Any]]] = {
     "renew": {},
     "release": {},
+    "postpone": {"after": timedelta(seconds=5)},
     "ask_again": {"pending_question": "And?"},
     "present_preview": {"preview_id": "new"},
     "close_rerun": {},

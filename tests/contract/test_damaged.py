@@ -31,7 +31,7 @@ SECRET: Final = "SECRET"  # noqa: S105 - a text of a user
 REQUIRED: Final = ("user_id", "trigger_id", "status", "revision", "created_at", "updated_at")
 OPTIONAL: Final = (
     *("conversation_id", "current_preview_id", "question_number", "fencing_token", "attempts", "answered_reply_ids"),
-    *("history", "state", "lease"),
+    *("replaced_reply_ids", "replacements", "history", "state", "lease"),
 )
 IN_STATE: Final = (
     *("state.pending_question", "state.missing_info", "state.last_candidate_id", "state.last_notification_id"),
@@ -53,8 +53,9 @@ KINDS: Final[Mapping[str, object]] = {
 FITS: Final[Mapping[str, frozenset[str]]] = {
     **dict.fromkeys(("conversation_id", "trigger_id", "current_preview_id"), frozenset({"text"})),
     **dict.fromkeys(("user_id", "question_number", "fencing_token", "attempts", "revision"), frozenset({"number"})),
+    "replacements": frozenset({"number"}),
     **dict.fromkeys(("created_at", "updated_at", "state.expires_at"), frozenset({"moment"})),
-    **dict.fromkeys(("answered_reply_ids", "state.missing_info"), frozenset({"list"})),
+    **dict.fromkeys(("answered_reply_ids", "replaced_reply_ids", "state.missing_info"), frozenset({"list"})),
     **dict.fromkeys((*IN_STATE[:1], *IN_STATE[2:4], *IN_STATE[5:]), frozenset({"text"})),
     "state": frozenset({"mapping"}),
     "status": frozenset(),
@@ -104,9 +105,11 @@ CALLS: Final[Mapping[str, Callable[[SessionRepository, str], Awaitable[object]]]
     "list_sessions": lambda r, _: r.list_sessions(1),
     "claim_rerun": lambda r, id_: r.claim_rerun(id_, user_id=1, reply_id="m"),
     "claim_refinement": lambda r, id_: r.claim_refinement(id_, user_id=1, preview_id="p", reply_id="m"),
+    "claim_rerun (replaces a run)": lambda r, id_: r.claim_rerun(id_, user_id=1, reply_id="m", replaces="op"),
     "claim_apply": lambda r, id_: r.claim_apply(id_, user_id=1, preview_id="p"),
     "bind_conversation": lambda r, id_: r.bind_conversation(id_, "c", user_id=1),
     "record_notification": lambda r, id_: r.record_notification(id_, "n", user_id=1),
+    "interrupt": lambda r, id_: r.interrupt(id_, user_id=1),
     "apply": lambda r, id_: r.apply(id_, user_id=1, preview_id="p"),
     "ignore": lambda r, id_: r.ignore(id_, user_id=1),
     "fail": lambda r, id_: r.fail(id_, user_id=1, reason="r"),
@@ -200,6 +203,15 @@ async def test_what_is_absent_or_null_counts_as_its_default(
     again = await repository.ask_again(claim, pending_question="And when?")
     assert (again.status, again.attempts) == (SessionStatus.WAITING_USER_REPLY, 0)
     await repository.ignore((await without(again)).session_id, user_id=1)
+    if field != "lease":
+        older = await make_session.claim()
+        await without(older.session)
+        newer = await repository.claim_rerun(
+            older.session.session_id, user_id=1, reply_id="newer", replaces=older.operation_id
+        )
+        assert newer.session.replaced_since_asked == (older.reply_id,)
+        interrupted = await repository.interrupt((await without(newer.session)).session_id, user_id=1)
+        assert interrupted.status is SessionStatus.WAITING_USER_REPLY
     if field != "current_preview_id":
         shown = await without(await make_session(SessionStatus.READY_PREVIEW))
         preview_id = shown.current_preview_id or ""

@@ -217,7 +217,7 @@ async def test_a_sweep_that_ends_on_the_way_does_not_say_that_nothing_was_writte
 @pytest.mark.needs("server")
 async def test_a_server_that_is_away_may_come_back(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What may pass by itself says so."""
-    async with open_repository(database, create_indexes=True, timeout=0.5) as repository:
+    async with open_repository(database, create_indexes=True) as repository:
         monkeypatch.setattr(SessionCollection, "_ends", lambda _self: steady() + 0.5)
         async with failing(database, "find", errorCode=91):
             with pytest.raises(StoreUnavailable) as refusal:

@@ -357,7 +357,6 @@ async def test_nothing_replaces_a_confirmation(repository: SessionRepository, ma
     assert (await repository.complete_apply(claim)).status is SessionStatus.APPLIED
 
 
-@pytest.mark.slow
 async def test_a_reply_replaces_a_reply_only(
     repository: SessionRepository, make_session: SessionMaker, stored: StoredDocument
 ) -> None:
@@ -388,6 +387,7 @@ async def test_a_reply_replaces_a_reply_only(
         assert await stored(session.session_id) == before
 
 
+@pytest.mark.slow
 async def test_two_hundred_in_one_place(repository: SessionRepository) -> None:
     """Of two hundred messages at once each replaces what it sees or is held; one of them is recorded."""
     session = await asked(repository)

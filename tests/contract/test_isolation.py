@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -35,6 +36,8 @@ GUESSES: Final[Mapping[str, Callable[[ActiveScheduleSessionSnapshot], Any]]] = {
     "preview_id": lambda session: session.current_preview_id or "preview",
     "reply_id": lambda _: "reply",
     "reason": lambda _: "because",
+    "after": lambda _: timedelta(seconds=5),
+    "replaces": lambda session: session.lease.operation_id if session.lease is not None else None,
     "pending_question": lambda _: "Which one?",
     "operation_id": lambda _: OWNERS_OPERATION,
     "expected_revision": lambda session: session.revision,

@@ -30,7 +30,7 @@ async def repository(shared: "Database") -> AsyncIterator[SessionRepository]:
 
 
 def ended(pattern: dict[str, Any], numbers: range) -> Iterator[dict[str, Any]]:
-    """Sessions that have ended, each with a message of its own."""
+    """Sessions that have ended, each with messages of its own."""
     statuses = sorted(ENDED)
     for number in numbers:
         at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number)
@@ -40,6 +40,7 @@ def ended(pattern: dict[str, Any], numbers: range) -> Iterator[dict[str, Any]]:
             "current_preview_id": f"preview-{number}",
             "status": statuses[number % len(statuses)].value,
             "answered_reply_ids": [f"reply-{number}"],
+            "replaced_reply_ids": [f"replaced-{number}"],
             "updated_at": at,
         }
 
@@ -65,4 +66,5 @@ async def test_no_query_grows(repository: SessionRepository, shared: Any) -> Non
         if any(now > before + SLACK for now, before in zip(many[name], few[name], strict=True))
     }
     assert set(grown) == READS_ALL, grown
-    assert (await repository.find_by_reply(f"reply-{MANY - 1}", user_id=1, conversation_id="c")) is not None
+    for reply_id in (f"reply-{MANY - 1}", f"replaced-{MANY - 1}"):
+        assert (await repository.find_by_reply(reply_id, user_id=1, conversation_id="c")) is not None

@@ -139,6 +139,17 @@ async def test_each_sweep_uses_an_index(crowded: "Database") -> None:
     assert keys <= 100 + 2 * len(ENDED)
 
 
+@pytest.mark.parametrize("field", reads.REPLY_FIELDS)
+async def test_a_message_that_was_handled_is_found_by_one_key(crowded: "Database", field: str) -> None:
+    """Ten thousand ended sessions of its conversation make it no dearer, nor whether it was answered or replaced."""
+    collection: Any = crowded[COLLECTION]
+    await collection.update_one({"_id": "ended-00077"}, {"$set": {field: ["older", "newer"]}})
+    for reply_id, found in (("newer", 1), ("unknown", 0)):
+        stages, keys, documents = await _explained(crowded, reads.by_reply(1, "c", reply_id))
+        assert stages.isdisjoint({"SORT", "COLLSCAN"})
+        assert (keys, documents) == (found, found)
+
+
 @pytest.mark.parametrize("by", ["trigger", "preview"])
 async def test_a_session_is_found_by_its_own_keys(crowded: "Database", by: str) -> None:
     """By trigger and by preview one key and one document are read."""
@@ -165,9 +176,11 @@ async def _writes(repository: SessionRepository, make_session: SessionMaker) -> 
         return await make_session.claim(conversation_id=None)
 
     asked, (refined, refined_preview), (applied, applied_preview) = await make_session(), await ready(), await ready()
-    claims = {name: await held() for name in ("renew", "release", "ask", "show", "close", "fail")}
+    claims = {name: await held() for name in ("renew", "release", "ask", "show", "close", "fail", "interrupt")}
     (confirmed, confirmed_preview) = await ready()
-    applies: dict[str, ApplyClaim] = {name: await make_session.apply_claim() for name in ("complete", "fail")}
+    applies: dict[str, ApplyClaim] = {
+        name: await make_session.apply_claim() for name in ("complete", "fail", "postpone")
+    }
     unbound, noted, ignored, failed = [(await make_session()).session_id for _ in range(4)]
     return {
         CallName.BIND_CONVERSATION: lambda: repository.bind_conversation(unbound, "bound", user_id=1),
@@ -179,12 +192,14 @@ async def _writes(repository: SessionRepository, make_session: SessionMaker) -> 
         CallName.CLAIM_APPLY: lambda: repository.claim_apply(confirmed, user_id=1, preview_id=confirmed_preview),
         CallName.RENEW: lambda: repository.renew(claims["renew"]),
         CallName.RELEASE: lambda: repository.release(claims["release"]),
+        CallName.POSTPONE: lambda: repository.postpone(applies["postpone"], after=timedelta(seconds=5)),
         CallName.ASK_AGAIN: lambda: repository.ask_again(claims["ask"], pending_question="And?"),
         CallName.PRESENT_PREVIEW: lambda: repository.present_preview(claims["show"], preview_id="new"),
         CallName.CLOSE_RERUN: lambda: repository.close_rerun(claims["close"]),
         CallName.FAIL_RERUN: lambda: repository.fail_rerun(claims["fail"], reason="it broke"),
         CallName.COMPLETE_APPLY: lambda: repository.complete_apply(applies["complete"]),
         CallName.FAIL_APPLY: lambda: repository.fail_apply(applies["fail"], reason="it broke"),
+        CallName.INTERRUPT: lambda: repository.interrupt(claims["interrupt"].session.session_id, user_id=1),
         CallName.APPLY: lambda: repository.apply(applied, user_id=1, preview_id=applied_preview),
         CallName.IGNORE: lambda: repository.ignore(ignored, user_id=1),
         CallName.FAIL: lambda: repository.fail(failed, user_id=1, reason="it broke"),

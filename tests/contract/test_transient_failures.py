@@ -88,7 +88,7 @@ async def test_a_graph_that_recovers(repository: SessionRepository) -> None:
     for attempt, after in ((1, AFTER), (2, timedelta(seconds=5))):
         put_off = await bridge.handle(1, "c", "Tuesday", message_id="m1")
         assert isinstance(put_off, Deferred)
-        assert put_off.after == after
+        assert (put_off.after, put_off.question_id) == (after, session.question_id)
         now = put_off.session
         assert (now.status, now.attempts, now.lease) == (SessionStatus.WAITING_USER_REPLY, attempt, None)
         assert (now.state, now.question_id, now.answered_reply_ids) == (session.state, session.question_id, ())
@@ -109,6 +109,8 @@ async def test_a_graph_that_never_recovers(database: "Database", session_clock: 
         shown = await few.create(1, "u", conversation_id="d", preview_id="p")
         changes = [await bridge.refine(1, shown.session_id, "No", preview_id="p", message_id="m2") for _ in range(4)]
         assert [type(change) for change in changes] == [Deferred] * 3 + [RerunFailed]
+        assert isinstance(changes[0], Deferred)
+        assert changes[0].question_id is None
         assert changes[-1].session is not None
         assert changes[-1].session.status is SessionStatus.READY_PREVIEW
 

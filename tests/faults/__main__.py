@@ -5,6 +5,7 @@ It starts the servers that it needs. The exit status is 1 if an invariant was br
 
 import argparse
 import asyncio
+import logging
 import random
 import signal
 import sys
@@ -25,6 +26,13 @@ from tests.benchmarks.report import machine
 from tests.faults.campaign import Form, Run, Setting, Tally, Unable, violations
 
 CAMPAIGNS: Final[Mapping[str, str]] = {
+    "load": "tests.faults.load",
+    "contention": "tests.faults.contention",
+    "failover": "tests.faults.failover",
+    "deaths": "tests.faults.deaths",
+    "cuts": "tests.faults.cuts",
+    "clocks": "tests.faults.clocks",
+    "mutations": "tests.faults.mutations",
     "model": "tests.faults.model_check",
     "interleavings": "tests.faults.interleavings",
     "cancellations": "tests.faults.cancellations",
@@ -119,6 +127,7 @@ def run(given: list[str] | None = None) -> int:
     asked = arguments(given)
     seed = random.SystemRandom().randrange(10**6) if asked.seed is None else asked.seed
     console = console_for(sys.stdout, width_elsewhere=_WIDTH)
+    logging.getLogger("sessions").setLevel(logging.CRITICAL)  # what fails and passes is what the campaigns are for
     console.print(f"seed {seed}, driver {default_driver()}")
     try:
         told = asyncio.run(_until_stopped(asked, seed, console))

@@ -159,7 +159,7 @@ async def test_what_cannot_hold_sessions_is_refused_by_every_command(
 async def test_what_can_hold_sessions_is_served_by_every_command(
     database: Any, session_clock: MovedClock, kind: str
 ) -> None:
-    """Apply makes all ten, a second run changes nothing, and whatever is then asked agrees."""
+    """Apply makes all eleven, a second run changes nothing, and whatever is then asked agrees."""
     await make(database, COLLECTION, kind)
     assert not (await check(database)).is_as_declared
     assert len((await plan(database)).steps) == len(INDEXES)

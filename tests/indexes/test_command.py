@@ -48,14 +48,14 @@ def closed_port() -> int:
 
 
 async def test_the_commands_of_a_deployment(database: Any, mongod_uri: str) -> None:
-    """Plan shows ten missing (1), check fails (1), apply builds (0), then all three say that nothing is left (0)."""
+    """Plan shows eleven missing (1), check fails (1), apply builds (0), then all three say that nothing is left (0)."""
     named = ("--database", database.name)
     status, printed = await run_command("plan", *named, uri=mongod_uri)
-    assert (status, printed.count(" missing ")) == (1, 10), printed
-    assert "10 missing." in printed
+    assert (status, printed.count(" missing ")) == (1, 11), printed
+    assert "11 missing." in printed
     status, printed = await run_command("check", *named, uri=mongod_uri)
     assert status == 1, printed
-    assert "0 of 10" in printed
+    assert "0 of 11" in printed
     status, printed = await run_command("apply", *named, uri=mongod_uri)
     assert status == 0, printed
     assert [line.split()[1] for line in printed.splitlines() if line.startswith("built")] == [
@@ -64,7 +64,7 @@ async def test_the_commands_of_a_deployment(database: Any, mongod_uri: str) -> N
     ]
     status, printed = await run_command("check", "--uri", mongod_uri, *named)
     assert status == 0, printed
-    assert "All 10 declared indexes" in printed
+    assert "All 11 declared indexes" in printed
     for command in ("plan", "apply"):
         status, printed = await run_command(command, *named, uri=mongod_uri)
         assert status == 0, printed
@@ -81,7 +81,7 @@ async def test_each_command_speaks_json(database: Any, mongod_uri: str) -> None:
     status, printed = await run_command("plan", *named, uri=mongod_uri)
     told = json.loads(printed)
     assert status == 1
-    assert [step["action"] for step in told["steps"]] == ["build"] * 10
+    assert [step["action"] for step in told["steps"]] == ["build"] * 11
     states = {index["name"]: index["state"] for index in told["indexes"]}
     assert states == {**dict.fromkeys(NAMES, "missing"), "theirs": "undeclared"}
     (foreign,) = [index for index in told["indexes"] if not index["declared"]]
@@ -96,8 +96,8 @@ async def test_each_command_speaks_json(database: Any, mongod_uri: str) -> None:
     )
     out, steps = await process.communicate()
     assert process.returncode == 0
-    assert len(json.loads(out)["done"]) == 10
-    assert steps.decode().count("built ") == 10
+    assert len(json.loads(out)["done"]) == 11
+    assert steps.decode().count("built ") == 11
     for command in ("check", "explain"):
         status, printed = await run_command(command, *named, uri=mongod_uri)
         assert status == 0

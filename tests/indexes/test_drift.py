@@ -71,7 +71,7 @@ async def assert_settled(database: Any, command_counter: CommandCounter) -> None
 async def test_from_nothing_to_all_ten(
     database: Any, command_counter: CommandCounter, session_clock: MovedClock
 ) -> None:
-    """Plan lists ten missing, apply builds each in a command of its own, check passes, and a second run is silent."""
+    """Plan lists eleven missing, apply builds each in a command of its own, check passes, a second run is silent."""
     before = await plan(database)
     assert list(states(before)) == NAMES
     assert set(states(before).values()) == {Standing.MISSING}

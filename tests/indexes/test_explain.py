@@ -74,7 +74,8 @@ async def test_the_shapes_are_what_is_sent(
     session = await make_session(conversation_id="c")
     ready = await make_session(SessionStatus.READY_PREVIEW)
     assert ready.current_preview_id is not None
-    claim = await make_session.claim()
+    claim, replaced, refined = await make_session.claim(), await make_session.claim(), await make_session.refinement()
+    confirmed = await make_session.apply_claim()
     calls: Calls = {
         "route": lambda: repository.route(1, "c"),
         "route_many": lambda: repository.route_many(1, ["c"]),
@@ -90,6 +91,22 @@ async def test_the_shapes_are_what_is_sent(
         "claim_rerun": lambda: repository.claim_rerun(
             session.session_id, user_id=1, reply_id="r", question_number=session.question_number
         ),
+        "claim_rerun (replaces a run)": lambda: repository.claim_rerun(
+            replaced.session.session_id,
+            user_id=1,
+            reply_id="r",
+            question_number=replaced.session.question_number,
+            replaces=replaced.session.lease,
+        ),
+        "claim_refinement (replaces a run)": lambda: repository.claim_refinement(
+            refined.session.session_id,
+            user_id=1,
+            preview_id=refined.session.current_preview_id or "",
+            reply_id="r",
+            replaces=refined.session.lease,
+        ),
+        "interrupt": lambda: repository.interrupt(replaced.session.session_id, user_id=1),
+        "postpone": lambda: repository.postpone(confirmed, after=timedelta(seconds=5)),
         "apply": lambda: repository.apply(ready.session_id, user_id=1, preview_id=ready.current_preview_id or ""),
         "ignore, fail": lambda: repository.ignore(claim.session.session_id, user_id=1),
         "expire_due (its batch)": repository.expire_due,
@@ -191,17 +208,23 @@ async def test_a_collection_scan_is_told(database: Any) -> None:
 # --- past one machine -----------------------------------------------------------------------------------------
 
 
+def shards_of(shape: Shape) -> list[dict[str, Any]]:
+    """What it asks of the shard key, in each of its alternatives if it is made of nothing else."""
+    conditions = shape.filter_for(Sample(at=AT, user_id=77))
+    alternatives = conditions["$or"] if set(conditions) == {"$or"} else [conditions]
+    return [{field: each.get(field) for field in SHARD_KEY} for each in alternatives]
+
+
 @pytest.mark.parametrize("name", [shape.name for shape in SHAPES if shape.by_user])
 def test_each_call_of_a_users_request_names_the_shard_key(name: str) -> None:
     """It reaches one shard, since its filter names the user by equality."""
-    sample = Sample(at=AT, user_id=77)
-    conditions = next(shape for shape in SHAPES if shape.name == name).filter_for(sample)
-    assert {field: conditions.get(field) for field in SHARD_KEY} == {"user_id": 77}
+    asked = shards_of(next(shape for shape in SHAPES if shape.name == name))
+    assert all(each == {"user_id": 77} for each in asked)
 
 
 def test_only_upkeep_asks_for_more_than_one_user() -> None:
     """A query that goes to all shards is sent by workers, in bounded batches."""
-    scattering = [shape for shape in SHAPES if "user_id" not in shape.filter_for(Sample(at=AT))]
+    scattering = [shape for shape in SHAPES if {"user_id": None} in shards_of(shape)]
     assert scattering
     assert not any(shape.by_user for shape in scattering)
 

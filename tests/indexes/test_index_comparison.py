@@ -23,6 +23,7 @@ NAMES: Final = [
     "idx_active_schedule_sessions_expires_at",
     "idx_active_schedule_sessions_lease_expires_at",
     "idx_active_schedule_sessions_conversation_answered",
+    "idx_active_schedule_sessions_conversation_replaced",
 ]
 
 
@@ -41,7 +42,7 @@ def listed(**changes: Any) -> dict[str, Any]:
     }
 
 
-def test_the_ten_declared_names() -> None:
+def test_the_eleven_declared_names() -> None:
     """Queries name indexes as hints, so a name that changes silently costs every lookup."""
     assert [index.document["name"] for index in INDEXES] == NAMES
 

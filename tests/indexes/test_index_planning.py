@@ -47,7 +47,7 @@ def test_what_is_no_list_of_documents_is_refused(wrong: Any) -> None:
 
 
 def test_an_empty_collection_gets_each_index_once() -> None:
-    """Ten are missing: ten builds, the unique one first, and nothing else."""
+    """Eleven are missing: eleven builds, the unique one first, and nothing else."""
     steps, after = all_steps(SESSIONS, {}, NOTHING)
     assert [step.action for step in steps] == [Action.BUILD] * len(INDEXES)
     assert steps[0].index == ROUTING_INDEX

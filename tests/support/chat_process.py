@@ -94,8 +94,20 @@ class Visitor:
         return found
 
     async def say(
-        self, conversation: str, text: str, *, message_id: str | None = None, question_id: str | None = None
+        self,
+        conversation: str,
+        text: str,
+        *,
+        message_id: str | None = None,
+        question_id: str | None = None,
+        while_running: str = "hold",
     ) -> httpx.Response:
         """Deliver a message once."""
         sent = {"message_id": message_id or uuid4().hex, "text": text, "question_id": question_id}
-        return await self.client.post(f"/api/conversations/{conversation}/messages", json=sent)
+        path = f"/api/conversations/{conversation}/messages"
+        return await self.client.post(path, json={**sent, "while_running": while_running})
+
+    async def fates(self, conversation: str) -> dict[str, str | None]:
+        """What stands beside each of the user's messages, by its text."""
+        messages = (await self.history(conversation))["messages"]
+        return {each["text"]: each["fate"] for each in messages if each["role"] == "user"}

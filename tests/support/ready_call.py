@@ -32,6 +32,7 @@ _ARGUMENTS: Final[Mapping[CallName, Mapping[str, Any]]] = {
     CallName.POSTPONE: {"after": timedelta(seconds=5)},
     CallName.CLAIM_RERUN: {"reply_id": "reply"},
     CallName.CLAIM_REFINEMENT: {"reply_id": "reply"},
+    CallName.POSTPONE: {"after": timedelta(seconds=5)},
     CallName.ASK_AGAIN: {"pending_question": "And which day?"},
     CallName.PRESENT_PREVIEW: {"preview_id": "fresh-preview"},
     CallName.FAIL_RERUN: {"reason": "it broke"},

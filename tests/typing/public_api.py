@@ -1,5 +1,6 @@
 """What the type checker must infer for a user; checked, never run."""
 
+from datetime import timedelta
 from typing import assert_type
 
 from sessions import (
@@ -13,6 +14,7 @@ from sessions import (
     CachedRouter,
     Change,
     Closed,
+    Deferred,
     Dismissed,
     FreeChat,
     Held,
@@ -24,6 +26,7 @@ from sessions import (
     SessionBridge,
     SessionRepository,
     SessionStatus,
+    Stopped,
     Superseded,
     TimedOut,
     Transition,
@@ -41,11 +44,14 @@ async def answers(repository: SessionRepository, claim: RerunClaim, confirmed: A
     assert_type(await repository.history("s", user_id=1), list[Transition])
     assert_type(await repository.get_or_create(1, "t"), tuple[ActiveScheduleSessionSnapshot, bool])
     assert_type(await repository.claim_rerun("s", user_id=1, reply_id="m"), RerunClaim)
+    assert_type(await repository.claim_rerun("s", user_id=1, reply_id="m", replaces=claim.session.lease), RerunClaim)
+    assert_type(await repository.interrupt("s", user_id=1), ActiveScheduleSessionSnapshot)
     assert_type(await repository.renew(claim), RerunClaim)
     assert_type(await repository.release(claim), ActiveScheduleSessionSnapshot)
     assert_type(await repository.claim_apply("s", user_id=1, preview_id="p"), ApplyClaim)
     assert_type(await repository.renew(confirmed), ApplyClaim)
     assert_type(await repository.release(confirmed), ActiveScheduleSessionSnapshot)
+    assert_type(await repository.postpone(confirmed, after=timedelta(seconds=5)), ActiveScheduleSessionSnapshot)
     assert_type(await repository.complete_apply(confirmed), ActiveScheduleSessionSnapshot)
     assert_type(await repository.interrupted_applies(), list[ActiveScheduleSessionSnapshot])
     assert_type(await repository.expire_due(), int)
@@ -59,12 +65,22 @@ async def outcomes(bridge: SessionBridge) -> None:
     assert_type(start.session, ActiveScheduleSessionSnapshot)
     assert_type(
         handled,
-        FreeChat | Asked | PreviewShown | Closed | Held | AlreadyHandled | RerunFailed | TimedOut | Superseded,
+        FreeChat
+        | Asked
+        | PreviewShown
+        | Closed
+        | Held
+        | AlreadyHandled
+        | RerunFailed
+        | TimedOut
+        | Superseded
+        | Deferred,
     )
     assert_type(handled.session, ActiveScheduleSessionSnapshot | None)
     confirmed = await bridge.confirm(1, "s", preview_id="p")
-    assert_type(confirmed, Applied | ApplyFailed | Held | TimedOut | Superseded)
+    assert_type(confirmed, Applied | ApplyFailed | Held | TimedOut | Superseded | Deferred)
     assert_type(await bridge.dismiss(1, "s"), Dismissed | Held)
+    assert_type(await bridge.stop(1, "s"), Stopped | Held)
     match handled:
         case Asked(session, payload):
             assert_type(session, ActiveScheduleSessionSnapshot)

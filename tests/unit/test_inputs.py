@@ -36,6 +36,8 @@ DURATIONS = {
     "max_rerun": (timedelta(milliseconds=1), timedelta(days=7)),
     "max_write_back": (timedelta(milliseconds=1), timedelta(days=7)),
     "every": (timedelta(milliseconds=1), timedelta(days=7)),
+    "after": (timedelta(milliseconds=1), timedelta(days=7)),
+    "wait": (timedelta(0), timedelta(hours=1)),
     "heartbeat": (timedelta(milliseconds=1), timedelta(days=7)),
     "max_staleness": (timedelta(milliseconds=10), timedelta(hours=1)),
 }

@@ -79,8 +79,11 @@ def test_what_a_call_enters_is_a_step_from_each_of_its_starts(call: CallName) ->
     assert rule.starts_from
     if rule.enters is not None:
         assert all(rule.enters.value in STEPS[start.value] for start in rule.starts_from)
-    if rule.takes_over is not None and rule.enters is not None:
-        assert rule.enters.value in STEPS[LEASES[rule.takes_over].held_in.value]
+    for kind in filter(None, (rule.takes_over, rule.replaces)):
+        assert rule.enters is None or rule.enters.value in STEPS[LEASES[kind].held_in.value]
+    for kind in rule.gives_back:
+        assert rule.enters is None
+        assert LEASES[kind].held_in in rule.starts_from
     if rule.is_claim and rule.enters is None:
         assert rule.takes_over is not None
         assert {LEASES[rule.takes_over].held_in} == rule.starts_from
@@ -90,12 +93,13 @@ def test_calls_start_where_the_design_says() -> None:
     """The start statuses of section 4 of the design, row by row."""
     not_ended = {"waiting_user_reply", "rerunning", "ready_preview"}
     of_a_rerun = ("ask_again", "present_preview", "close_rerun", "fail_rerun")
-    of_an_apply = ("complete_apply", "fail_apply")
+    of_an_apply = ("complete_apply", "fail_apply", "postpone")
     of_either = ("renew", "release")
     expected = {
         "claim_rerun": {"waiting_user_reply"},
         "claim_refinement": {"ready_preview"},
         "claim_apply": {"ready_preview"},
+        "interrupt": {"rerunning"},
         "apply": {"ready_preview"},
         "ignore": not_ended,
         "fail": not_ended,
@@ -111,6 +115,13 @@ def test_calls_start_where_the_design_says() -> None:
     assert {call.value: rule.takes_over for call, rule in CALLS.items() if rule.takes_over} == {
         "claim_rerun": "reply",
         "claim_apply": "apply",
+    }
+    assert {call.value: rule.replaces for call, rule in CALLS.items() if rule.replaces} == {
+        "claim_rerun": "reply",
+        "claim_refinement": "refinement",
+    }
+    assert {call.value: rule.gives_back for call, rule in CALLS.items() if rule.gives_back} == {
+        "interrupt": {"reply", "refinement"}
     }
     assert {call.value for call, rule in CALLS.items() if rule.is_claim} == {
         *("claim_rerun", "claim_refinement", "claim_apply")

@@ -37,6 +37,8 @@ def a_snapshot(**changes: Any) -> ActiveScheduleSessionSnapshot:
         "fencing_token": 4,
         "attempts": 2,
         "answered_reply_ids": ["earlier"],
+        "replaced_reply_ids": ["long ago", "first", "second"],
+        "replacements": 2,
         "revision": 7,
         "created_at": AT,
         "updated_at": AT,
@@ -99,6 +101,7 @@ def test_snapshot_and_state_are_frozen() -> None:
         session.lease.operation_id = "mine"
     assert isinstance(session.state.missing_info, tuple)
     assert isinstance(session.answered_reply_ids, tuple)
+    assert isinstance(session.replaced_reply_ids, tuple)
 
 
 def test_the_states_texts_are_trimmed() -> None:
@@ -135,6 +138,15 @@ def test_the_states_limits(field: str, fits: object, exceeds: object) -> None:
 def test_the_question_id_names_session_and_number() -> None:
     """A reply can say which question it answers."""
     assert a_snapshot().question_id == "s" * 32 + f":{round(AT.timestamp() * 1000)}:3"
+
+
+@pytest.mark.parametrize(
+    ("replacements", "expected"),
+    [(0, ()), (1, ("second",)), (2, ("first", "second")), (9, ("long ago", "first", "second"))],
+)
+def test_what_was_replaced_since_the_question_was_asked(replacements: int, expected: tuple[str, ...]) -> None:
+    """The last ones, as many as were counted; of more than are kept, all that are."""
+    assert a_snapshot(replacements=replacements).replaced_since_asked == expected
 
 
 def test_the_session_id_derives_from_user_and_trigger() -> None:

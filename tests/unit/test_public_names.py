@@ -9,11 +9,12 @@ import pytest
 import indexes
 import sessions
 import sessions.fastapi
+import sessions.langgraph
 import sessions.testing
 from sessions import SessionRef, StaleReply
 from tests.support.public_signatures import named_by
 
-MODULES: Final = (sessions, sessions.fastapi, sessions.testing, indexes)
+MODULES: Final = (sessions, sessions.fastapi, sessions.langgraph, sessions.testing, indexes)
 NOT_NAMED: Final = frozenset({"UtcMoment"})  # a datetime with its check, as pydantic has it
 
 

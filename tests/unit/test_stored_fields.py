@@ -63,6 +63,8 @@ def a_document() -> dict[str, Any]:
         "fencing_token": 4,
         "attempts": 2,
         "answered_reply_ids": ["earlier"],
+        "replaced_reply_ids": ["before it"],
+        "replacements": 1,
         "revision": 7,
         "history": [{"to_status": "rerunning", "at": AT, "call": "claim_rerun"}],
         "created_at": AT,

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -69,3 +70,9 @@ async def visitor(servers: tuple[ChatProcess, ChatProcess]) -> AsyncIterator[Vis
     made = Visitor(servers[0], user=USER)
     yield made
     await made.client.aclose()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Where the screenshots go."""
+    return tmp_path

@@ -1,82 +1,16 @@
 """The assistant page as its user meets it: two windows on two server processes, by a real browser."""
 
-import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.async_api import Browser, Locator, Page, expect
+from playwright.async_api import Browser, expect
 
-from tests.support.browser import new_window
+from tests.support.browser import check, new_window, opened, say, tab_through
 from tests.support.chat_process import USER, ChatProcess, Visitor
 
 if TYPE_CHECKING:
     from sessions.store.clients import Database
-
-_CONTRAST: Final = """
-(() => {
-  const parse = (css) => { const [r, g, b, a = 1] = css.match(/[\\d.]+/g).map(Number); return { r, g, b, a }; };
-  const part = (v) => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
-  const light = ({ r, g, b }) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
-  const behind = (element) => {
-    for (let each = element; each; each = each.parentElement) {
-      const color = parse(getComputedStyle(each).backgroundColor);
-      if (color.a === 1) return color;
-    }
-    return { r: 255, g: 255, b: 255 };
-  };
-  const told = [];
-  for (const element of document.querySelectorAll('body *')) {
-    const words = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-    if (!(words || element.tagName === 'INPUT') || !element.getClientRects().length) continue;
-    const [high, low] = [light(parse(getComputedStyle(element).color)), light(behind(element))].sort((a, b) => b - a);
-    told.push([element.id || element.tagName, Math.round((high + 0.05) / (low + 0.05) * 100) / 100]);
-  }
-  return told;
-})()
-"""
-_NAMELESS: Final = """
-[...document.querySelectorAll('input, button, a, ol, section')].filter((each) => each.getClientRects().length
-  && !(each.labels && each.labels.length) && !each.getAttribute('aria-label')
-  && !document.getElementById(each.getAttribute('aria-labelledby')) && !each.textContent.trim()).map((e) => e.outerHTML)
-"""
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Where the screenshots go."""
-    return tmp_path
-
-
-async def opened(
-    browser: Browser, server: ChatProcess, conversation: str, *, user: int | None = USER, width: int = 900
-) -> Page:
-    """A window on a conversation."""
-    window = await new_window(browser, server, user=user, width=width)
-    await window.goto(f"/assistant/{conversation}")
-    return window
-
-
-async def say(window: Page, text: str) -> None:
-    """Write a chat message and send it, by the keyboard."""
-    message = window.locator("#text")
-    await message.fill(text)
-    await message.press("Enter")
-
-
-async def tab_through(window: Page, *stops: Locator) -> None:
-    """Press Tab for each of these: they get the focus in this order, and nothing between them does."""
-    for stop in stops:
-        await window.keyboard.press("Tab")
-        await expect(stop).to_be_focused()
-
-
-async def check(window: Page) -> None:
-    """What must hold of the page whatever it shows: contrast, and a name for whatever can be used."""
-    contrasts = await window.evaluate(_CONTRAST)
-    assert contrasts
-    assert [each for each in contrasts if each[1] < 4.5] == []
-    assert await window.evaluate(_NAMELESS) == []
 
 
 async def test_from_question_to_applied_in_two_windows(
@@ -145,7 +79,7 @@ async def test_by_keyboard_alone(
         window.get_by_role("button", name=name)
         for name in ("Not now", "Confirm", "Change the time…", "Dismiss", "Send")
     )
-    text = window.locator("#text")
+    text, switch = window.locator("#text"), window.get_by_role("switch")
     await expect(log).to_contain_text("Which day suits you instead?")
     await tab_through(window, back, log, not_now, text)
     await window.keyboard.type("Monday")
@@ -156,7 +90,7 @@ async def test_by_keyboard_alone(
     await window.keyboard.press("Enter")
     await expect(window.get_by_text("A proposal is ready.")).to_be_visible()
     await expect(text).to_be_focused()
-    await tab_through(window, send)
+    await tab_through(window, send, switch)
     await window.keyboard.press("Tab")  # from the page's last stop to the browser's own, and then begin again
     await tab_through(window, back, log, confirm, change)
     await expect(change).to_have_css("outline-width", "3px")
@@ -377,28 +311,3 @@ async def test_an_answer_that_comes_too_late(
     await expect(window.locator("#text")).to_have_value("9:30")
     await expect(window.locator("#connection")).to_have_text("Live")
     await window.screenshot(path=pictures / "11-too-late.png")
-
-
-async def test_a_message_that_is_held(
-    browser: Browser, servers: tuple[ChatProcess, ChatProcess], visitor: Visitor, pictures: Path
-) -> None:
-    """It says that it waits for as long as it does, also if the server has stored it already."""
-    conversation = await visitor.trigger()
-    window = await opened(browser, servers[1], conversation)
-    await expect(window.get_by_role("log")).to_contain_text("Which day suits you instead?")
-    running = asyncio.create_task(visitor.say(conversation, "slowly Monday"))
-    await expect(window.get_by_text("The assistant is working on it…")).to_be_visible()
-    await say(window, "please hurry")
-    stored = window.locator("[data-id*='/user/']", has_text="please hurry")
-    await window.evaluate("load()")
-    await expect(stored).to_contain_text("waits until the assistant is ready")
-    await window.evaluate("load()")
-    assert "waits until the assistant is ready" in await stored.inner_text()
-    await window.screenshot(path=pictures / "12-held.png")
-    session_id = (await visitor.history(conversation))["session"]["session_id"]
-    await visitor.client.post(f"/api/sessions/{session_id}/dismiss")
-    gone = "The question has gone meanwhile. Look at how things stand now; your text is below."
-    await expect(window.get_by_text(gone)).to_be_visible()
-    await expect(window.get_by_text("waits until")).to_have_count(0)
-    running.cancel()
-    await asyncio.wait({running})

@@ -5,12 +5,13 @@ import base64
 import hashlib
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 from uuid import uuid4
 
 import pymongo
@@ -18,7 +19,7 @@ from fastapi import APIRouter, Cookie, Depends, FastAPI, HTTPException, Query, R
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
-from lesson_assistant import Assistant
+from lesson_assistant import Assistant, fate_of
 from pydantic import BaseModel, Field, StringConstraints
 from pymongo.errors import PyMongoError
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -26,13 +27,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as ASGIMessage
 
 from sessions import (
+    ActiveScheduleSessionSnapshot,
     CachedRouter,
+    Confirmed,
     Database,
+    Deferred,
+    Dismissed,
+    Handled,
     Held,
     SessionBridge,
     SessionError,
+    SessionStatus,
+    Stopped,
     Superseded,
     Upkeep,
+    WhileRunning,
     action_url,
     open_repository,
 )
@@ -54,6 +63,11 @@ _HOME: Final = (HERE / "home.html").read_text(encoding="utf-8")
 _NOTHING: Final = (HERE / "nothing.html").read_text(encoding="utf-8")
 _CHECKED_WITHIN: Final = 1.5
 """Seconds that a page waits to know whose conversation it is; then it is sent all the same, and says what is wrong."""
+_HELD_FOR: Final = timedelta(seconds=20)
+"""How long a held message that has come again waits here for the assistant, before it is sent back once more."""
+_AGAIN: Final = timedelta(seconds=0.25)
+"""After which a held message comes again."""
+Ended = TypeVar("Ended", Dismissed | Held, Stopped | Held)
 MessageId = Annotated[str, Field(pattern=r"^[\w-]{1,48}$")]
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000, pattern=r"^[^\x00]*$")]
 
@@ -83,11 +97,14 @@ class Message(BaseModel):
     message_id: MessageId
     text: Words
     question_id: str | None = None
+    while_running: WhileRunning = WhileRunning.HOLD
 
 
-class Change(Message):
+class Change(BaseModel):
     """A change to the preview that its sender saw."""
 
+    message_id: MessageId
+    text: Words
     preview_id: str
 
 
@@ -196,11 +213,14 @@ async def history(
     messages = await assistant.said(user_id, conversation_id)
     session = await repository.latest(user_id, conversation_id)
     route = await router.route(user_id, conversation_id)
+    status = None if session is None else repository.present_status(session)
+    lease = session.lease if session is not None and status is SessionStatus.RERUNNING else None
     return {
         "title": await assistant.title(user_id, conversation_id),
         "action": route.action.value,
         "session": None if session is None else SessionEvent.of(session).model_dump(mode="json"),
-        "status": None if session is None else repository.present_status(session).value,
+        "status": status,
+        "works_on": lease and lease.reply_id,
         "preview": None if session is None else await assistant.preview_of(session),
         "messages": messages,
     }
@@ -211,11 +231,25 @@ async def history(
 
 @routes.post("/api/conversations/{conversation_id:path}/messages")
 async def message(
-    conversation_id: Own, sent: Message, user_id: User, assistant: Store, bridge: Bridge, response: Response
-) -> dict[str, str]:
+    conversation_id: Own,
+    sent: Message,
+    user_id: User,
+    assistant: Store,
+    repository: Repository,
+    bridge: Bridge,
+    response: Response,
+) -> dict[str, Any]:
     """A chat message: is it the awaited answer?"""
     # Shown from the start, in every window; a message that is refused goes back to its sender.
-    await assistant.say(user_id, conversation_id, sent.message_id, role="user", text=sent.text)
+    before = await assistant.say(user_id, conversation_id, sent.message_id, role="user", text=sent.text)
+    if before is not None and before.get("fate") == "stopped":
+        return {"outcome": "Superseded"}  # while its sender had no connection; only the user begins it anew
+    wait = timedelta(0)
+    if before is not None:
+        # One that is being worked on does not wait for its own end: it would go on where its user stops it.
+        governing = (await repository.route(user_id, conversation_id)).session
+        is_own = governing is not None and governing.lease is not None and governing.lease.reply_id == sent.message_id
+        wait = timedelta(0) if is_own else _HELD_FOR
     try:
         outcome = await bridge.handle(
             user_id,
@@ -223,17 +257,18 @@ async def message(
             sent.text,
             message_id=sent.message_id,
             question_id=sent.question_id,
-            redelivered=True,
+            redelivered=before is not None,  # known better here than by a page that got no answer
+            while_running=sent.while_running,
+            wait=wait,
         )
     except SessionError as error:
         if error.http_status < HTTPStatus.INTERNAL_SERVER_ERROR:
             await assistant.unsay(user_id, conversation_id, sent.message_id)
         raise
-    if isinstance(outcome, Held):
-        response.status_code = 202  # not consumed: the page delivers it again
-    elif (answer := assistant.answer_to(outcome)) is not None:
+    if (answer := assistant.answer_to(outcome)) is not None:
         await assistant.say(user_id, conversation_id, sent.message_id, role="assistant", text=answer)
-    return {"outcome": type(outcome).__name__}
+    await assistant.mark(user_id, conversation_id, sent.message_id, fate_of(outcome, sent.message_id))
+    return _told(outcome, response)
 
 
 @routes.post("/api/conversations/{conversation_id:path}/sessions/{session_id}/refine")
@@ -245,32 +280,71 @@ async def refine(
     assistant: Store,
     bridge: Bridge,
     response: Response,
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """The user wants the proposal changed."""
     outcome = await bridge.refine(
         user_id, session_id, sent.text, preview_id=sent.preview_id, message_id=sent.message_id
     )
-    if isinstance(outcome, Held | Superseded):
-        response.status_code = 202
-        return {"outcome": type(outcome).__name__}
-    await assistant.say(user_id, conversation_id, sent.message_id, role="user", text=sent.text)
-    if (answer := assistant.answer_to(outcome)) is not None:
-        await assistant.say(user_id, conversation_id, sent.message_id, role="assistant", text=answer)
-    return {"outcome": type(outcome).__name__}
+    if not isinstance(outcome, Held | Deferred | Superseded):
+        await assistant.say(user_id, conversation_id, sent.message_id, role="user", text=sent.text)
+        if (answer := assistant.answer_to(outcome)) is not None:
+            await assistant.say(user_id, conversation_id, sent.message_id, role="assistant", text=answer)
+    return _told(outcome, response)
 
 
 @routes.post("/api/sessions/{session_id}/confirm")
-async def confirm(session_id: str, sent: Confirmation, user_id: User, bridge: Bridge) -> dict[str, str]:
+async def confirm(
+    session_id: str, sent: Confirmation, user_id: User, bridge: Bridge, response: Response
+) -> dict[str, Any]:
     """The user says yes."""
-    outcome = await bridge.confirm(user_id, session_id, preview_id=sent.preview_id)
-    return {"outcome": type(outcome).__name__}
+    return _told(await bridge.confirm(user_id, session_id, preview_id=sent.preview_id), response)
 
 
 @routes.post("/api/sessions/{session_id}/dismiss")
-async def dismiss(session_id: str, user_id: User, bridge: Bridge) -> dict[str, str]:
+async def dismiss(
+    session_id: str, user_id: User, assistant: Store, repository: Repository, bridge: Bridge, response: Response
+) -> dict[str, Any]:
     """The user does not want it."""
-    outcome = await bridge.dismiss(user_id, session_id, reason="dismissed on the page")
-    return {"outcome": type(outcome).__name__}
+    end = partial(bridge.dismiss, user_id, session_id, reason="dismissed on the page")
+    return _told(await _cut_short(await repository.get(session_id, user_id=user_id), assistant, end), response)
+
+
+@routes.post("/api/sessions/{session_id}/stop")
+async def stop(
+    session_id: str, user_id: User, assistant: Store, repository: Repository, bridge: Bridge, response: Response
+) -> dict[str, Any]:
+    """The user does not want to wait for what the assistant is at; whichever process that is in, or was."""
+    end = partial(bridge.stop, user_id, session_id)
+    return _told(await _cut_short(await repository.get(session_id, user_id=user_id), assistant, end), response)
+
+
+async def _cut_short(
+    session: ActiveScheduleSessionSnapshot, assistant: Assistant, end: Callable[[], Awaitable[Ended]]
+) -> Ended:
+    """End what the assistant may be at; its message is marked first, so that no delivery under way begins it anew."""
+    message_id = session.lease.reply_id if session.lease is not None else None
+    if session.conversation_id is None or message_id is None:
+        return await end()
+    mark = partial(assistant.mark, session.user_id, session.conversation_id, message_id)
+    await mark("stopped")
+    try:
+        outcome = await end()
+    except SessionError:
+        await mark(None)
+        raise
+    if message_id in outcome.session.answered_reply_ids:
+        await mark(None)  # too late: it was handled
+    return outcome
+
+
+def _told(outcome: Handled | Confirmed | Dismissed | Stopped, response: Response) -> dict[str, Any]:
+    """What the page is told; 202 for what nothing has come of yet, with when it is to come again, and how."""
+    told: dict[str, Any] = {"outcome": type(outcome).__name__}
+    if isinstance(outcome, Held | Deferred):
+        response.status_code = 202
+        after = outcome.after if isinstance(outcome, Deferred) else _AGAIN
+        told |= {"after": after.total_seconds(), "question_id": outcome.question_id}
+    return told
 
 
 # --- the application --------------------------------------------------------------------------------------------------

@@ -6,32 +6,40 @@ Messages, drafts, previews and the schedule are the application's own collection
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from typing import Any, Final
 
 import pymongo
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
+    AlreadyHandled,
     ApplyClaim,
     Asked,
     AskUser,
     Close,
     Closed,
     Database,
+    Deferred,
     Fail,
     FreeChat,
     Handled,
+    Held,
     NotAnAnswer,
     PreviewShown,
     RerunFailed,
     ShowPreview,
+    Superseded,
     TimedOut,
+    TryAgain,
     Turn,
 )
 
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
 _LONG: Final = 30.0
-"""Seconds that the graph thinks about an answer that says "slowly", in its first attempt."""
+"""Seconds that the graph thinks about an answer that begins with "slowly", in its first attempt."""
+_TRIES_AGAIN: Final = timedelta(seconds=3)
+"""For an answer that begins with "flaky", after its first attempt: the model behind the graph is overloaded, say."""
 _ANSWERED_WITHIN: Final = 3.0
 """Seconds; by themselves the drivers wait half a minute for a server that is down, and for a frozen one for ever."""
 
@@ -95,21 +103,39 @@ class Assistant:
         """The latest fifty of a user."""
         return await self.conversations.latest({"user_id": user_id}, most=50)
 
-    async def say(self, user_id: int, conversation_id: str, message_id: str, *, role: str, text: str) -> None:
-        """Store a message, once however often it is delivered."""
+    async def say(
+        self, user_id: int, conversation_id: str, message_id: str, *, role: str, text: str
+    ) -> dict[str, Any] | None:
+        """Store a message, once however often it is delivered.
+
+        Returns:
+            What was stored of it before; None where it is new.
+        """
         key = f"{user_id}/{conversation_id}/{role}/{message_id}"
         said = {"user_id": user_id, "conversation_id": conversation_id, "role": role, "text": text}
-        await self.messages.update_one({"_id": key}, {"$setOnInsert": {**said, "at": time.time_ns()}}, upsert=True)
+        made = {"$setOnInsert": {**said, "at": time.time_ns()}}
+        before: dict[str, Any] | None = await self.messages.find_one_and_update({"_id": key}, made, upsert=True)
+        return before
+
+    async def mark(self, user_id: int, conversation_id: str, message_id: str, fate: str | None) -> None:
+        """Keep what every window shows beside a user's message; None for one that was handled."""
+        wanted: dict[str, Any] = {"_id": f"{user_id}/{conversation_id}/user/{message_id}"}
+        if fate in ("held", "deferred"):
+            wanted["fate"] = {"$ne": "stopped"}  # a delivery that began before the user stopped it
+        await self.messages.update_one(wanted, {"$set": {"fate": fate}})
 
     async def unsay(self, user_id: int, conversation_id: str, message_id: str) -> None:
         """Take a user's message back that answered nothing."""
         await self.messages.delete_one({"_id": f"{user_id}/{conversation_id}/user/{message_id}"})
 
-    async def said(self, user_id: int, conversation_id: str) -> list[dict[str, str]]:
+    async def said(self, user_id: int, conversation_id: str) -> list[dict[str, str | None]]:
         """The last two hundred messages of a conversation, oldest first."""
         wanted = {"user_id": user_id, "conversation_id": conversation_id}
         latest = await self.messages.latest(wanted, most=200)
-        return [{"id": each["_id"], "role": each["role"], "text": each["text"]} for each in reversed(latest)]
+        return [
+            {"id": each["_id"], "role": each["role"], "text": each["text"], "fate": each.get("fate")}
+            for each in reversed(latest)
+        ]
 
     async def preview_of(self, session: ActiveScheduleSessionSnapshot) -> dict[str, Any] | None:
         """What the session's preview shows."""
@@ -127,10 +153,13 @@ class Assistant:
     async def rerun(self, turn: Turn) -> AskUser | ShowPreview | Close | Fail | NotAnAnswer:
         """Go on with one message."""
         words = turn.text.strip()
-        if words.lower().startswith("slowly"):
-            words = words[len("slowly") :].strip()
-            if turn.attempt == 1:
+        first, _, rest = words.partition(" ")
+        if (manner := first.lower()) in ("slowly", "flaky"):
+            words = rest.strip()
+            if turn.attempt == 1 and manner == "slowly":
                 await asyncio.sleep(_LONG)
+            if turn.attempt == 1 and manner == "flaky":
+                raise TryAgain(after=_TRIES_AGAIN)
         if words.endswith("?"):
             return NotAnAnswer()
         if words.lower() == "never mind":
@@ -182,3 +211,20 @@ class Assistant:
                 return "That took too long. Please say it again."
             case _:
                 return None
+
+
+def fate_of(outcome: Handled, message_id: str) -> str | None:
+    """What the page says beside a message that nothing came of, or nothing yet."""
+    match outcome:
+        case Held():
+            return "held"
+        case Deferred():
+            return "deferred"
+        case Superseded(session) | AlreadyHandled(session) if message_id in session.replaced_reply_ids:
+            return "replaced"
+        case Superseded(session):
+            # Unless another process goes on with it, since this one stood still for longer than its lease.
+            goes_on = message_id in (*session.answered_reply_ids, session.lease and session.lease.reply_id)
+            return None if goes_on else "stopped"
+        case _:
+            return None
