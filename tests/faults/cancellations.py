@@ -289,7 +289,9 @@ async def by_anyio(work: Callable[[], Awaitable[object]], random: Random, *, is_
     running = asyncio.ensure_future(scoped())
     await _until(random, is_real=is_real)
     scope.cancel()
-    return await running
+    await asyncio.wait({running})
+    assert not running.cancelled(), "the cancellation left the scope that had sent it"
+    return running.result()
 
 
 MANNERS: Final = (by_asyncio, by_anyio)
