@@ -10,10 +10,31 @@ from sessions.public_names import carry_module_name
 from sessions.repository import SessionRepository
 from sessions.store.clients import Database
 from sessions.testing.backends import BACKENDS, Backend, StoredDocument, reader_of
+from sessions.testing.clocks_apart import repositories_apart
 from sessions.testing.commands import CommandCounter
+from sessions.testing.deliveries import Handler, deliver_together
+from sessions.testing.double import DoubleShowsNoRace
+from sessions.testing.legal_history import assert_legal_history
+from sessions.testing.lost_answers import lost_acknowledgements
 from sessions.testing.maker import Given, MovedClock, SessionMaker
+from sessions.testing.stops import stop_at_each_await
 
-__all__ = ["BACKENDS", "Backend", "CommandCounter", "Given", "MovedClock", "SessionMaker", "StoredDocument"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "CommandCounter",
+    "DoubleShowsNoRace",
+    "Given",
+    "Handler",
+    "MovedClock",
+    "SessionMaker",
+    "StoredDocument",
+    "assert_legal_history",
+    "deliver_together",
+    "lost_acknowledgements",
+    "repositories_apart",
+    "stop_at_each_await",
+]
 
 carry_module_name(globals())
 

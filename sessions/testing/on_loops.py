@@ -67,16 +67,19 @@ def _name(what: str, loop: str) -> str:
     return f"_sessions_{what}_on_{loop}"
 
 
+def _decorator(loop: str) -> _Decorating:
+    if loop == _ANYIO:
+        return pytest.fixture
+    import pytest_asyncio  # noqa: PLC0415 - not where anyio runs the tests
+
+    return partial(pytest_asyncio.fixture, loop_scope=loop)
+
+
 def _fixtures_on(loop: str) -> ModuleType:
     """A plugin with the fixtures of one loop."""
-    fixture: _Decorating
-    if loop == _ANYIO:
-        # A client of each test's own: how long its loop lives depends on who else uses it.
-        fixture, lifetime = pytest.fixture, "function"
-    else:
-        import pytest_asyncio  # noqa: PLC0415 - not where anyio runs the tests
-
-        fixture, lifetime = partial(pytest_asyncio.fixture, loop_scope=loop), loop
+    fixture = _decorator(loop)
+    # With anyio a client of each test's own: how long its loop lives depends on who else uses it.
+    lifetime = "function" if loop == _ANYIO else loop
 
     @fixture(name=_name("clients", loop), scope=lifetime)
     async def clients() -> AsyncIterator[dict[str, _Counted]]:
