@@ -49,6 +49,7 @@ SLOW: Final = (
     "tests/contract/test_no_growth.py",
     "tests/contract/test_plans.py",
     "tests/contract/test_random_calls.py",
+    "tests/contract/test_testing_page.py",
     "tests/contract/test_unavailable.py",
     "tests/indexes/test_apply_killed.py",
     "tests/indexes/test_building.py",

@@ -30,7 +30,7 @@ PLAY: Final = """
     from sessions import RouteAction, SessionStatus
 
     async def play(sessions, make, clock, stored, counter, backend):
-        assert await sessions.count_by_status() == {}  # the database is the test's own
+        assert set((await sessions.count_by_status()).values()) == {0}  # the database is the test's own
         session = await make(SessionStatus.RERUNNING, conversation_id="c")
         clock.advance(seconds=61)
         with counter.counting() as sent:
