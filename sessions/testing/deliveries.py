@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 from typing import Any, Final, TypeAlias, TypeVar
 
 from sessions.store.clients import Database
@@ -67,7 +67,10 @@ async def deliver_together(
     loop = asyncio.get_running_loop()
     with ProcessPoolExecutor(processes, mp_context=spawning, initializer=_keep, initargs=(barrier,)) as pool:
         calls = [loop.run_in_executor(pool, _in_a_process, pickled, share) for share in shares]
-        answered: list[list[Any]] = await asyncio.gather(*calls)
+        answered: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+    if failed := [each for each in answered if isinstance(each, BaseException)]:
+        # Of the process that failed, rather than of those that waited for it.
+        raise min(failed, key=lambda each: isinstance(each, BrokenBarrierError))
     return [answer for answers in answered for answer in answers]
 
 
@@ -97,12 +100,20 @@ def _keep(barrier: Barrier) -> None:
 
 
 def _in_a_process(pickled: bytes, copies: int) -> Any:
+    (barrier,) = _barriers
+    try:
+        return _loaded_and_delivered(pickled, copies, barrier)
+    except BaseException:
+        barrier.abort()  # nobody waits for this one
+        raise
+
+
+def _loaded_and_delivered(pickled: bytes, copies: int, barrier: Barrier) -> Any:
     try:
         handler, message = pickle.loads(pickled)  # noqa: S301 - by the process that began this one
     except (ImportError, AttributeError) as error:
         error.add_note("The module of the handler cannot be imported in another process: is its folder on sys.path?")
         raise
-    (barrier,) = _barriers
 
     async def released() -> None:
         await asyncio.to_thread(barrier.wait, _READY_WITHIN_SECONDS)

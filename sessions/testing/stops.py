@@ -89,7 +89,10 @@ class _Stop:
 
         with self._watching():
             self._worker = worker = asyncio.create_task(handled())
-            await asyncio.wait([worker])
+            try:
+                await asyncio.wait([worker])
+            finally:
+                worker.cancel()  # if the test itself is; else it has ended
         if worker.cancelled() and self.place is not None:
             return None
         return worker.result()

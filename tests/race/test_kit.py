@@ -1,9 +1,11 @@
 """The kit finds the bugs of naive workers, passes a worker on the bridge, and certifies nothing on the double."""
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,9 +23,11 @@ from sessions.testing import (
     repositories_apart,
     stop_at_each_await,
 )
+from sessions.testing.deliveries import _READY_WITHIN_SECONDS
 from tests.support.chat_workers import (
     PREVIEW,
     BeginsAnew,
+    CannotConnect,
     InItsOwnProcess,
     KeepsItsClaim,
     Message,
@@ -116,6 +120,15 @@ async def test_what_cannot_be_sent_to_another_process(
         await deliver_together(worker, Message("c"), database=sessions_database, processes=2)
     with pytest.raises(ValueError, match="at least 2"):
         await deliver_together(worker, Message("c"), database=sessions_database, copies=1)
+
+
+@needs_server
+async def test_a_process_that_cannot_begin(sessions_database: "Database", tmp_path: Path) -> None:
+    """Its error is told at once; the others, which waited for it, are let go."""
+    began = time.monotonic()
+    with pytest.raises(ConnectionError, match="no server there"):
+        await deliver_together(CannotConnect(tmp_path / "first"), Message("c"), database=sessions_database, processes=2)
+    assert time.monotonic() - began < _READY_WITHIN_SECONDS
 
 
 @needs_server

@@ -1,8 +1,10 @@
 """Workers as applications write them: some with the bugs that a race brings out, one on the bridge."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from pymongo.errors import PyMongoError
@@ -167,6 +169,24 @@ class InItsOwnProcess:
 
     async def __aexit__(self, *error: object) -> None:
         await self._open.aclose()
+
+
+class CannotConnect(AbstractAsyncContextManager[Callable[[Message], Awaitable[None]]]):
+    """A handler whose connection fails in one process of several."""
+
+    def __init__(self, first: Path) -> None:
+        self._first = first
+
+    async def __aenter__(self) -> Callable[[Message], Awaitable[None]]:
+        try:
+            self._first.touch(exist_ok=False)
+        except FileExistsError:
+            return self._ignore
+        raise ConnectionError("no server there")
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+    async def _ignore(self, message: Message) -> None: ...
 
 
 def is_shown(answer: object) -> bool:
