@@ -2,18 +2,14 @@
 
 import asyncio
 import json
-import os
-import re
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO, TypeVar
 
 import typer
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure
 from rich.console import Console
 
 from indexes import errors, rendering
@@ -27,15 +23,14 @@ from indexes.session_collection.session_document import DEFAULT_DOCUMENTS
 from indexes.session_collection.sharding import shard
 from indexes.session_collection.superseding import Resolution
 from sessions.console import console_for
-from sessions.store.clients import Database, connect, disconnect
+from sessions.store.clients import Database
+from sessions.store.named_database import DatabaseNotNamed, named_database, names_uri, without_uri
 
 if TYPE_CHECKING:
     from beanie import Document
 
 
 _COMMAND: Final = "python -m indexes"
-# To the end of the message, since a password may hold anything, even a blank.
-_A_URI: Final = re.compile(r"mongodb(\+srv)?:.*", re.IGNORECASE | re.DOTALL)
 # An application's URI may limit its queries, but a build must not be cut short. Quick commands set their own limit.
 _NO_LIMITS: Final[dict[str, Any]] = {"timeoutMS": 0, "socketTimeoutMS": 0}
 
@@ -104,29 +99,11 @@ def _documents(paths: list[str] | None) -> "Sequence[type[Document]]":
 
 
 async def _on_database(uri: str | None, name: str | None, work: Callable[[Database], Awaitable[int]]) -> int:
-    task = asyncio.current_task()
-    # Cancelled rather than killed, so that the lock is given back. After a kill its lease lapses by itself.
-    with suppress(NotImplementedError):
-        for one in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(one, lambda: task and task.cancel())
-    given = uri or os.environ.get("MONGODB_URI")
-    if not given:
-        raise BadChoice("say which server: --uri, or the variable MONGODB_URI")
     try:
-        client: Any = connect(given, **_NO_LIMITS)
-    except (PyMongoError, ValueError, TypeError, OSError):  # OSError for TLS files: ssl.SSLError is one
-        # The driver's text quotes parts of the URI, so it must not become the cause either.
-        raise BadChoice(
-            "MongoDB's driver does not accept this connection string, or can't read a TLS file that it names"
-        ) from None
-    try:
-        try:
-            database = client.get_default_database() if name is None else client[name]
-        except PyMongoError:
-            raise BadChoice("name the database: --database NAME, or at the end of the connection string") from None
-        return await work(database)
-    finally:
-        await disconnect(client)
+        async with named_database(uri, name, **_NO_LIMITS) as database:
+            return await work(database)
+    except DatabaseNotNamed as error:
+        raise BadChoice(str(error)) from None
 
 
 def _run(uri: str | None, name: str | None, work: Callable[[Database], Awaitable[int]]) -> int:
@@ -281,13 +258,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args=None if arguments is None else list(arguments), prog_name=_COMMAND, standalone_mode=False
         )
     except IndexToolError as error:
-        return _refuse(_A_URI.sub("(a URI, not shown)", str(error)), error.exit_status)
+        return _refuse(without_uri(str(error)), error.exit_status)
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         return _refuse("stopped; what was done stays, run it again to go on", errors.STOPPED)
     except typer.TyperException as error:
         # A usage error quotes what it does not understand. A URI in the wrong place must not reach the terminal.
         said = error.format_message()
-        if _A_URI.search(said):
+        if names_uri(said):
             said = "a connection string stands where none is expected: give it as --uri or in MONGODB_URI"
         return _refuse(
             f"{said} Try --help." if said.endswith(".") else f"{said}. Try --help.", errors.USAGE_OR_UNREACHABLE

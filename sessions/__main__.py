@@ -1,24 +1,22 @@
-"""The command line: ``python -m sessions demo``."""
+"""``python -m sessions``, and the console script ``sessions``."""
 
-import argparse
+import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Final
 
 from sessions.extras import MissingExtra, needs_extra
 
 _USAGE_ERROR: Final = 2
+_STOPPED: Final = 130
 
 
 def _demo() -> int:
-    try:
-        with needs_extra("demo", "The demo"):
-            from sessions.demo import command  # noqa: PLC0415 - it needs an extra that no other command would
+    with needs_extra("demo", "The demo"):
+        from sessions.demo import command  # noqa: PLC0415 - it needs an extra that no other command would
 
-            return command.main()
-    except MissingExtra as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the one line of a command
-        return _USAGE_ERROR
+        return command.main()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,21 +28,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status; 2 if no command was given.
     """
-    parser = argparse.ArgumentParser(prog="python -m sessions", description="Active schedule sessions on MongoDB.")
-    commands = parser.add_subparsers(dest="command", metavar="command")
-    commands.add_parser(
-        "demo",
-        help="play one whole story on a real mongod and check each step",
-        description="Play one whole story and check each step. It runs on the server that MONGODB_URI names (in a "
-        "database that it makes and removes), else on a mongod of its own, else on an in-memory double. "
-        "Exit status: 0, 1 if a step did not end as it says, 2 if there is nothing to run on.",
-    )
-    chosen = parser.parse_args(arguments)
-    if chosen.command is None:
-        parser.print_help()
+    try:
+        with needs_extra("cli", "The command line"):
+            from sessions.cli import app  # noqa: PLC0415 - the library works without the extra
+
+        return app.main(arguments, demo=_demo)
+    except MissingExtra as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the one line of a command
         return _USAGE_ERROR
-    return _demo()
+
+
+def run() -> int:
+    """Run the process's own command line."""
+    for stream in (sys.stdout, sys.stderr):
+        # Ids may hold letters that a log file's encoding lacks.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    status = main()
+    if status == _STOPPED:
+        # At a plain exit Python would wait for Motor's threads, and they for the server.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

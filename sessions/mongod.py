@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,18 +53,24 @@ def _scratch() -> str | None:
 class Member:
     """One ``mongod`` process; its data outlive it, so that it can be killed and started again.
 
+    Args:
+        binary: What `find_mongod` found.
+        home: A folder for its data, to be made.
+        host: The address that it listens on.
+        before: What stands before its command, such as another network or another clock to start it in.
+
     Attributes:
         address: Host and port, as the replica set names it.
     """
 
-    def __init__(self, binary: Path, home: Path) -> None:
+    def __init__(self, binary: Path, home: Path, *, host: str = "127.0.0.1", before: Sequence[str] = ()) -> None:
         home.mkdir()
         port = _free_port()
-        self.address = f"127.0.0.1:{port}"
+        self.address = f"{host}:{port}"
         self._log = home / "mongod.log"
         self._log.touch()
         self._command = [
-            *(str(binary), "--bind_ip", "127.0.0.1", "--port", str(port), "--dbpath", str(home)),
+            *(*before, str(binary), "--bind_ip", host, "--port", str(port), "--dbpath", str(home)),
             *("--replSet", _REPLICA_SET, "--logpath", str(self._log), "--logappend"),
             # Dropping a database waits for the journal's next turn: 10 ms rather than 100.
             *("--journalCommitInterval", "10"),

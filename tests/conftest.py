@@ -36,6 +36,8 @@ SLOW: Final = (
     "tests/faults/",
     "tests/race/",
     "tests/web/",
+    "tests/cli/test_doctor.py",
+    "tests/cli/test_plans.py",
     "tests/contract/test_acknowledged.py",
     "tests/contract/test_ambiguous_outcomes.py",
     "tests/contract/test_cancelled_reads.py",

@@ -25,7 +25,7 @@ from sessions.domain.models import ApplyClaim
 from sessions.failures import reason_of, traces_of
 from sessions.log_events import LogEvent, log
 from sessions.repository import SessionRepository
-from sessions.repository.engine import give_back
+from sessions.repository.engine import AT_ONCE, give_back, may_be_released
 from sessions.tasks import to_the_end
 
 WriteBack = Callable[[ApplyClaim], Awaitable[None]]
@@ -91,8 +91,18 @@ async def write_back_for(
         return _confirmed(error)
     except (Exception, asyncio.CancelledError):
         if not has_begun:
-            await to_the_end(give_back(claim, repository.release(claim, reason=STOPPED)), inherits=False)
+            await to_the_end(give_back(claim, _let_go(repository, claim)), inherits=False)
         raise
+
+
+def _let_go(repository: SessionRepository, claim: ApplyClaim) -> Awaitable[object]:
+    """Give back a claim whose write-back has not begun under it; if another one held it before, that may have written.
+
+    Then the confirmation stands, and the next one goes on with it at once.
+    """
+    if may_be_released(claim):
+        return repository.release(claim, reason=STOPPED)
+    return repository.postpone(claim, after=AT_ONCE)
 
 
 async def _record(

@@ -27,7 +27,8 @@ def key_in(document: Mapping[str, Any]) -> Key | None:
         return None
     if conversation_id is None:
         return (user_id, "")
-    return (user_id, conversation_id) if isinstance(conversation_id, str) else None
+    # By its very type: BSON's code is a text too, but none that can be a key.
+    return (user_id, conversation_id) if type(conversation_id) is str else None
 
 
 _READY: Final = 1_000

@@ -114,11 +114,16 @@ class Listener(CacheListener):
     def wrote(self, document: Mapping[str, Any]) -> None:
         """A write of this process was acknowledged: what it changed is looked up anew, at once."""
         session_id, revision = document["_id"], document["revision"]
-        self._own_writes.note(session_id, revision)
-        if (conversation_id := document.get("conversation_id")) is None:
+        if not isinstance(revision, int):
+            # Another writer's, and damaged: nothing is expected of it, and nothing kept.
+            self.may_have_written(Doubt([session_id]))
             return
-        key = (document["user_id"], conversation_id)
-        if not self._shows(key, document, revision):
+        self._own_writes.note(session_id, revision)
+        if document.get("conversation_id") is None:
+            return
+        if (key := key_in(document)) is None:
+            self.may_have_written(Doubt([session_id]))
+        elif not self._shows(key, document, revision):
             self._evict(key)
 
     def may_have_written(self, doubt: Doubt) -> None:

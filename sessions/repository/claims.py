@@ -126,7 +126,8 @@ class Claims(Engine):
     ) -> ActiveScheduleSessionSnapshot:
         """Give the session back exactly as it was before the claim: reply or confirmation counts as not consumed.
 
-        An apply claim is released only before its write-back began: afterwards nobody could tell what was written.
+        An apply claim is released only before its write-back began: afterwards nobody could tell what was written. So
+        one that was taken over, whose ``attempt`` is above 1, is never released; `postpone` leaves it to the next one.
 
         Args:
             reason: For the history; giving back an apply claim makes no entry there.

@@ -47,6 +47,15 @@ AnyClaim = TypeVar("AnyClaim", RerunClaim, ApplyClaim)
 Build = Callable[[AnyCall, datetime], Write]
 
 
+AT_ONCE: Final = timedelta(milliseconds=1)
+"""The shortest lease there is: another one may take over now."""
+
+
+def may_be_released(claim: Claim) -> bool:
+    """Whether nobody can have begun a write-back: an apply claim that was taken over has had another holder before."""
+    return not (isinstance(claim, ApplyClaim) and claim.attempt > 1)
+
+
 async def give_back(claim: Claim, release: Awaitable[object]) -> None:
     """Wait for the release of a claim that nobody works for any more; if it fails, the lease lapses."""
     try:
@@ -161,7 +170,11 @@ class Engine:
         return lease if is_named else None
 
     async def _give_back(self, claim: Claim) -> None:
-        """Release a claim whose caller was cancelled before receiving it."""
+        """Release a claim whose caller was cancelled before receiving it, or leave it to whoever takes it over."""
+        if not may_be_released(claim):
+            left = HolderCall(name=CallName.POSTPONE, claim=claim, lease=AT_ONCE)
+            await give_back(claim, self._carry_out(left, writes.postpone, None))
+            return
         call = HolderCall(
             name=CallName.RELEASE, claim=claim, reason=CANCELLED_REASON, operation_id=token_hex(_ID_BYTES)
         )

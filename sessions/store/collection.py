@@ -4,13 +4,20 @@ Its errors become this library's by `driver_errors`; what may pass by itself is 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import pymongo
 from pymongo import IndexModel, _csot
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError, WriteError
+from pymongo.errors import (
+    BulkWriteError,
+    DuplicateKeyError,
+    OperationFailure,
+    PyMongoError,
+    WriteConcernError,
+    WriteError,
+)
 
 from sessions.backoff import Backoff
 from sessions.domain.errors import SessionRef, StoreUnavailable, WriteOutcome
@@ -309,6 +316,28 @@ class SessionCollection:
         options = dict(index.document)
         keys = list(dict(options.pop("key")).items())
         await self._send(lambda: self._handles.plain.create_index(keys, **options), writes=True)
+
+    async def insert_many(self, documents: Sequence[RawDocument]) -> list[Mapping[str, Any]]:
+        """Store new documents; one that is refused keeps none of the others out.
+
+        Returns:
+            What the server says of each that it refused: its place by ``index``, the error's ``code``, ``keyPattern``.
+        """
+
+        async def insert() -> list[Mapping[str, Any]]:
+            try:
+                await self._handles.plain.insert_many(documents, ordered=False)
+            except BulkWriteError as error:
+                details = error.details or {}
+                if concerns := details.get("writeConcernErrors"):
+                    raise WriteConcernError(
+                        concerns[0].get("errmsg", ""), concerns[0].get("code"), concerns[0]
+                    ) from error
+                refused: list[Mapping[str, Any]] = details.get("writeErrors", [])
+                return refused
+            return []
+
+        return await self._send(insert, writes=True)
 
     async def server_time(self) -> datetime:
         """What the server's clock says now."""

@@ -11,6 +11,7 @@ COLLECTION: Final = "active_schedule_sessions"
 ROUTING_INDEX: Final = f"uniq_{COLLECTION}_governor"
 LATEST_INDEX: Final = f"idx_{COLLECTION}_conversation_status_updated"
 PAGE_INDEX: Final = f"idx_{COLLECTION}_user_status_updated"
+STATUS_INDEX: Final = f"idx_{COLLECTION}_status_updated"
 REPLY_INDEX: Final = f"idx_{COLLECTION}_conversation_answered"
 REPLACED_INDEX: Final = f"idx_{COLLECTION}_conversation_replaced"
 GOVERNOR_FIELDS: Final = frozenset({"user_id", "conversation_id"})
@@ -24,7 +25,7 @@ INDEXES: Final = (
         [("user_id", 1), ("status", 1), ("updated_at", 1), ("_id", 1)],
         name=PAGE_INDEX,
     ),
-    IndexModel([("status", 1), ("updated_at", 1)], name=f"idx_{COLLECTION}_status_updated"),
+    IndexModel([("status", 1), ("updated_at", 1)], name=STATUS_INDEX),
     IndexModel([("conversation_id", 1), ("status", 1), ("updated_at", 1)], name=LATEST_INDEX),
     IndexModel([("trigger_id", 1)], name=f"idx_{COLLECTION}_trigger_id"),
     IndexModel([("current_preview_id", 1)], name=f"idx_{COLLECTION}_preview_id"),

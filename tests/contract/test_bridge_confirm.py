@@ -247,6 +247,33 @@ async def test_cancelled_before_it_writes(repository: SessionRepository, monkeyp
     assert isinstance(await bridge.confirm(1, session.session_id, preview_id="preview-1"), Applied)
 
 
+async def test_a_takeover_cancelled_before_it_writes(
+    repository: SessionRepository, session_clock: MovedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever held the claim before may have written: the confirmation stands, and the next click finishes it."""
+    session = await shown(repository)
+    dead = await repository.claim_apply(session.session_id, user_id=1, preview_id="preview-1")
+    session_clock.at = dead.expires_at
+    schedule = Schedule()
+    bridge = SessionBridge(repository, no_graph, write_back=schedule)
+    claim_apply = repository.claim_apply
+
+    async def claim_then_cancelled(*args: Any, **more: Any) -> ApplyClaim:
+        claim = await claim_apply(*args, **more)
+        confirming.cancel()
+        return claim
+
+    monkeypatch.setattr(repository, "claim_apply", claim_then_cancelled)
+    confirming = asyncio.create_task(bridge.confirm(1, session.session_id, preview_id="preview-1"))
+    with pytest.raises(asyncio.CancelledError):
+        await confirming
+    monkeypatch.undo()
+    assert not schedule.claims
+    assert isinstance(await bridge.dismiss(1, session.session_id), Held)
+    session_clock.advance(milliseconds=1)
+    assert isinstance(await bridge.confirm(1, session.session_id, preview_id="preview-1"), Applied)
+
+
 async def test_a_write_back_that_takes_too_long(repository: SessionRepository, session_clock: MovedClock) -> None:
     """It is stopped at `max_rerun` and its claim left to lapse; the next click finishes under the same key."""
     session = await shown(repository)

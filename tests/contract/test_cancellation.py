@@ -10,7 +10,15 @@ from typing import Any, Final
 
 import pytest
 
-from sessions import ApplyClaim, RerunClaim, SessionRepository, SessionStatus, open_repository
+from sessions import (
+    ApplyClaim,
+    ConflictReason,
+    RerunClaim,
+    SessionRepository,
+    SessionStatus,
+    TransitionConflict,
+    open_repository,
+)
 from sessions.domain.lifecycle import CALLS, LIFECYCLE, CallName, LeaseKind
 from sessions.repository.engine import CANCELLED_REASON
 from sessions.store.clients import connect, disconnect
@@ -251,6 +259,22 @@ async def test_a_claim_that_cannot_be_given_back_lapses(
     assert "lapses at" in caplog.text
     session_clock.advance(minutes=2)
     assert (await repository.claim_rerun(session.session_id, user_id=1, reply_id="m")).attempt == 2
+
+
+async def test_a_write_back_that_was_taken_over_is_not_given_back(
+    repository: SessionRepository, make_session: SessionMaker, session_clock: MovedClock
+) -> None:
+    """Whoever held it before may have written: the confirmation stands, and may be taken over at once."""
+    dead = await make_session.apply_claim()
+    session_id, preview_id = dead.session.session_id, dead.session.current_preview_id
+    assert preview_id is not None
+    session_clock.at = dead.expires_at
+    await repository._give_back(await repository.claim_apply(session_id, user_id=1, preview_id=preview_id))
+    with pytest.raises(TransitionConflict) as refusal:
+        await repository.ignore(session_id, user_id=1)
+    assert refusal.value.reason is ConflictReason.APPLYING
+    session_clock.advance(milliseconds=1)
+    assert (await repository.claim_apply(session_id, user_id=1, preview_id=preview_id)).attempt == 3
 
 
 async def test_an_ended_session_needs_no_giving_back(

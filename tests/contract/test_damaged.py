@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pytest
-from bson import Binary, Decimal128, ObjectId
+from bson import Binary, Code, Decimal128, ObjectId
 from bson.datetime_ms import DatetimeMS
 from pymongo import WriteConcern
 
@@ -264,6 +264,20 @@ async def test_others_write_backs_watches_and_caches_go_on(
                 change = await anext(watch)
         assert change.snapshot.user_id == 2
         assert (await router.route(2, "nobody's")).session is None
+
+
+@pytest.mark.needs("change_streams")
+@pytest.mark.parametrize(("field", "value"), [("revision", Decimal128("1")), ("conversation_id", Code("c"))])
+async def test_a_cache_in_the_same_process_hears_of_a_damaged_document(
+    repository: SessionRepository, make_session: SessionMaker, database: Any, field: str, value: object
+) -> None:
+    """A write that meets one ends as it would without the cache, and the cache serves the others."""
+    session, other = await make_session(conversation_id="c"), await make_session(user_id=2, conversation_id="c")
+    await database[COLLECTION].update_one({"_id": session.session_id}, {"$set": {field: value}})
+    async with CachedRouter(repository) as router:
+        told = await told_by(repository.record_notification(session.session_id, "n", user_id=1))
+        assert told == ("SessionDamaged" if field == "revision" else "ActiveScheduleSessionSnapshot")
+        assert (await router.route(2, "c")).session == other
 
 
 @pytest.mark.needs("server")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -28,12 +29,13 @@ from sessions import (
     StaleReply,
     Stopped,
     Superseded,
+    TransitionConflict,
     Turn,
     WhileRunning,
     open_repository,
 )
 from sessions.bridge.graph import GraphResult
-from sessions.testing import CommandCounter, SessionMaker
+from sessions.testing import CommandCounter, SessionMaker, StoredDocument
 
 if TYPE_CHECKING:
     from sessions.store.clients import Database
@@ -353,6 +355,36 @@ async def test_nothing_replaces_a_confirmation(repository: SessionRepository, ma
         assert isinstance(await bridge.refine(1, claim.session.session_id, "No", **how, **more), Held)
     assert isinstance(await bridge.stop(1, claim.session.session_id), Held)
     assert (await repository.complete_apply(claim)).status is SessionStatus.APPLIED
+
+
+async def test_a_reply_replaces_a_reply_only(
+    repository: SessionRepository, make_session: SessionMaker, stored: StoredDocument
+) -> None:
+    """Whatever lease its caller names: a reply takes over neither a change nor a confirmation, nor a change a reply."""
+    asked, changed, confirmed = (
+        (await make_session.claim()).session,
+        (await make_session.refinement()).session,
+        (await make_session.apply_claim()).session,
+    )
+    assert asked.lease is not None
+    assert changed.lease is not None
+    assert confirmed.lease is not None
+    named: dict[str, Any] = {"user_id": 1, "reply_id": "new"}
+    reply = partial(repository.claim_rerun, **named)
+    change = partial(repository.claim_refinement, **named)
+    tries = (
+        (changed, partial(reply, replaces=changed.lease)),
+        (changed, partial(reply, replaces=changed.lease.operation_id)),
+        (confirmed, partial(reply, replaces=confirmed.lease.operation_id)),
+        (confirmed, partial(change, preview_id="preview-3", replaces=confirmed.lease.operation_id)),
+        (asked, partial(change, preview_id="preview-1", replaces=asked.lease)),
+    )
+    for session, claim in tries:
+        before = await stored(session.session_id)
+        with pytest.raises(TransitionConflict if session is not asked else StalePreview) as refusal:
+            await claim(session.session_id)
+        assert getattr(refusal.value, "reason", "in_progress") == "in_progress"
+        assert await stored(session.session_id) == before
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from sessions.domain.lifecycle import LIFECYCLE, CallName, LeaseKind
 from sessions.domain.models import Page, Route, derive_session_id
 from sessions.store.clients import connect, connect_double, default_driver, disconnect
 from sessions.store.document import COLLECTION
+from sessions.store.writes import REPLACED_REASON
 from sessions.testing import MovedClock
 
 if TYPE_CHECKING:
@@ -415,7 +416,8 @@ def assert_legal_history(document: dict[str, Any]) -> None:
     for came_from, entered, entry in zip(statuses, statuses[1:], history[1:], strict=False):
         assert entered in LIFECYCLE[came_from].leads_to, history
         if came_from is entered:
-            assert entry["call"] == CallName.CLAIM_RERUN, "only a take-over enters what it comes from"
+            replaced = entry["reason"] == REPLACED_REASON
+            assert replaced or entry["call"] == CallName.CLAIM_RERUN, "only a take-over enters what it comes from"
     kinds: set[LeaseKind | None] = {None, LeaseKind.APPLY} if statuses[-1] is SessionStatus.READY_PREVIEW else {None}
     kinds = {LeaseKind.REPLY, LeaseKind.REFINEMENT} if statuses[-1] is SessionStatus.RERUNNING else kinds
     assert document.get("lease", {}).get("kind") in kinds

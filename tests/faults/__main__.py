@@ -5,6 +5,7 @@ It starts the servers that it needs. The exit status is 1 if an invariant was br
 
 import argparse
 import asyncio
+import logging
 import random
 import signal
 import sys
@@ -24,7 +25,22 @@ from sessions.store.clients import default_driver
 from tests.benchmarks.report import machine
 from tests.faults.campaign import Form, Run, Setting, Tally, Unable, violations
 
-CAMPAIGNS: Final[Mapping[str, str]] = {}
+CAMPAIGNS: Final[Mapping[str, str]] = {
+    "load": "tests.faults.load",
+    "contention": "tests.faults.contention",
+    "failover": "tests.faults.failover",
+    "deaths": "tests.faults.deaths",
+    "cuts": "tests.faults.cuts",
+    "clocks": "tests.faults.clocks",
+    "mutations": "tests.faults.mutations",
+    "model": "tests.faults.model_check",
+    "interleavings": "tests.faults.interleavings",
+    "cancellations": "tests.faults.cancellations",
+    "isolation": "tests.faults.isolation",
+    "lost acknowledgements": "tests.faults.lost_acknowledgements",
+    "inputs": "tests.faults.inputs",
+    "damaged documents": "tests.faults.damage",
+}
 """Each campaign's module, which has a coroutine function ``run``, by the name that the table shows."""
 BEGIN: Final = "<!-- found -->"
 END: Final = "<!-- end -->"
@@ -111,6 +127,7 @@ def run(given: list[str] | None = None) -> int:
     asked = arguments(given)
     seed = random.SystemRandom().randrange(10**6) if asked.seed is None else asked.seed
     console = console_for(sys.stdout, width_elsewhere=_WIDTH)
+    logging.getLogger("sessions").setLevel(logging.CRITICAL)  # what fails and passes is what the campaigns are for
     console.print(f"seed {seed}, driver {default_driver()}")
     try:
         told = asyncio.run(_until_stopped(asked, seed, console))

@@ -7,8 +7,9 @@ from typing import Final, NamedTuple, TypeAlias
 Tally: TypeAlias = Mapping[str, float]
 """What was counted, by the words of the table; of `VIOLATIONS` none may be above zero."""
 
-VIOLATIONS: Final = frozenset({"lost", "doubled", "illegal", "left behind"})
-"""An acknowledged write that is gone, one with two effects, a step that the lifecycle forbids, a task or lease left."""
+VIOLATIONS: Final = frozenset({"lost", "doubled", "illegal", "left behind", "missed"})
+"""An acknowledged write that is gone, one with two effects, a step that the lifecycle forbids, a task or lease left; a
+mutation of the library that no campaign has found."""
 
 
 class Form(StrEnum):

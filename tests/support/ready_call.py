@@ -29,6 +29,7 @@ _ARGUMENTS: Final[Mapping[CallName, Mapping[str, Any]]] = {
     CallName.CREATE: {"pending_question": "Which lesson?"},
     CallName.GET_OR_CREATE: {"pending_question": "Which lesson?"},
     CallName.RECORD_NOTIFICATION: {"notification_id": "notification"},
+    CallName.POSTPONE: {"after": timedelta(seconds=5)},
     CallName.CLAIM_RERUN: {"reply_id": "reply"},
     CallName.CLAIM_REFINEMENT: {"reply_id": "reply"},
     CallName.POSTPONE: {"after": timedelta(seconds=5)},
