@@ -46,7 +46,7 @@ class SessionBridge:
     It keeps nothing between calls: any number of bridges in any number of processes may serve one database. A method's
     own text gives what differs from this.
 
-    Arguments:
+    What the methods share:
         - ``user_id``, ``session_id``, ``conversation_id``, ``trigger_id``, ``notification_id``, ``reason``: as
           `SessionRepository` has them.
         - ``text``: what the user wrote, at most 1,000,000 characters; it is handed to the graph and not stored.
