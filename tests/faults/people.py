@@ -15,6 +15,8 @@ from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
+from pymongo.errors import PyMongoError
+
 from sessions import (
     ActiveScheduleSessionSnapshot,
     ApplyClaim,
@@ -48,6 +50,7 @@ USER: Final = 1
 QUESTIONS: Final = 3
 DELIVERIES: Final = 6
 LONGEST_RUN: Final = 0.06
+LONGEST_WRITE: Final = 3.0
 HUNG_LEASE: Final = timedelta(milliseconds=60)
 RUSH: Final = 4
 MOST_ATTEMPTS: Final = 5
@@ -377,8 +380,9 @@ async def apply_by_hand(scene: Scene, conversation_id: str) -> None:
             scene.claims.append(claim)
             await pause(scene.chance, HUNG_LEASE.total_seconds() * 2)
             if scene.chance.random() < 0.3:
-                with suppress(TryAgain):
-                    await scene.office.write_back(claim)  # and dies
+                with suppress(TryAgain, PyMongoError, TimeoutError):
+                    async with asyncio.timeout(LONGEST_WRITE):
+                        await scene.office.write_back(claim)  # and dies
             # One that was taken over may have been written by whoever held it before.
             elif claim.attempt == 1 and scene.chance.random() < 0.5:
                 await unless_refused(scene.repository.release(claim))
