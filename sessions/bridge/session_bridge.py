@@ -164,11 +164,11 @@ class SessionBridge:
             # Each try met another governor that had gone when it was looked up.
             about = SessionRef(session_id=error.session_id, user_id=error.user_id)
             raise ConversationBusy(about, governing_session_id=None) from error
-        if created:
-            return first_outcome(session, result.payload)
-        if not is_untouched(session, self._repository.present_status(session)):
+        # A creation whose answer was lost is found as it stands now: somebody may have gone on with it already.
+        is_new = created and session.revision == 1
+        if not is_new and not is_untouched(session, self._repository.present_status(session)):
             return AlreadyHandled(session)
-        return first_outcome(session, result.payload if says(result, session) else None)
+        return first_outcome(session, result.payload if created or says(result, session) else None)
 
     @telemetry.traced
     async def handle(

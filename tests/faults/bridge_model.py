@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from tests.faults.lifecycle_calls import RepositoryModel
-from tests.faults.lifecycle_model import APPLIED, IGNORED, READY, WAITING, Claim, Fresh, Refusal, Seen
+from tests.faults.lifecycle_model import APPLIED, IGNORED, READY, WAITING, Claim, Fresh, Refusal, Seen, question_id_of
 
 TOLD_BY: Final[Mapping[str, str]] = {
     "ask_again": "Asked",
@@ -216,7 +216,8 @@ class BridgeModel:
             case "TryAgain":
                 reason = "put off: the graph raised TryAgain"
                 session = sessions.release(claim, reason=reason, count_attempt=True, **ids)
-                return outcome("Deferred", session, after=answer.after)
+                named = question_id_of(claim.session) if claim.kind == "reply" else None
+                return outcome("Deferred", session, after=answer.after, question_id=named)
             case "NotAnAnswer":
                 session = sessions.release(claim, reason="the message was no answer", **ids)
                 stands = sessions.present_status(session) != "expired"
@@ -273,7 +274,7 @@ class BridgeModel:
                 case "TryAgain":
                     assert answer.after is not None
                     session = sessions.postpone(claim, after=answer.after)
-                    return outcome("Deferred", session, after=answer.after)
+                    return outcome("Deferred", session, after=answer.after, question_id=None)
                 case "ValueError":
                     reason = "the write-back raised ValueError"
                     return outcome("ApplyFailed", sessions.fail_apply(claim, reason=reason, **ids))

@@ -65,6 +65,7 @@ class Lease:
     expires_at: datetime
     reply_id: str | None = None
     attempt: int | None = None
+    traceparent: str | None = None
 
 
 @dataclass
@@ -146,6 +147,12 @@ class Claim:
     def user_id(self) -> int:
         """Whose session that is."""
         return int(self.session["user_id"])
+
+
+def question_id_of(session: Seen) -> str:
+    """Names the question asked last, of a session as it was seen."""
+    created = (session["created_at"] - EPOCH) // timedelta(milliseconds=1)
+    return f"{session['session_id']}:{created}:{session['question_number']}"
 
 
 def session_id_of(user_id: int, trigger_id: str) -> str:

@@ -105,7 +105,7 @@ def document_of(raw: dict[str, Any]) -> Seen:
     empty = {"pending_question": "", "missing_info": (), "failed_reason": ""}
     found["state"] = {name: empty.get(name) for name in STATE} | found["state"]
     if found["lease"] is not None:
-        found["lease"] = {"reply_id": None, "attempt": None, **found["lease"]}
+        found["lease"] = {"reply_id": None, "attempt": None, "traceparent": None, **found["lease"]}
     found["history"] = list(found["history"])
     return found
 

@@ -1,10 +1,11 @@
 """The short form of the cancellations, in asyncio's debug mode: whole or not at all, and nothing is left."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Final
 
 import pytest
+import pytest_asyncio
 
 from sessions.store.clients import default_driver
 from tests.faults.campaign import Form, Setting
@@ -15,9 +16,9 @@ pytestmark = pytest.mark.faults
 SETTING: Final = Setting(Form.SHORT, 14, default_driver())
 
 
-@pytest.fixture(autouse=True)
-def _debug_mode() -> Iterator[None]:
-    loop = asyncio.get_event_loop()
+@pytest_asyncio.fixture(autouse=True, loop_scope="session")
+async def _debug_mode() -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
     slow = loop.slow_callback_duration
     loop.set_debug(True)
     loop.slow_callback_duration = 60  # a busy machine is no fault of the library's
