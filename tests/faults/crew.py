@@ -29,7 +29,7 @@ from tests.faults.workers import MARK, Orders, on_stage
 
 WORKERS: Final = Path(__file__).with_name("workers.py")
 _SHOWN: Final = 20
-_SAID: Final = 4_000
+_SAID: Final = 40_000
 
 
 class WorkerFailed(RuntimeError):
