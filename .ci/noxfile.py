@@ -75,7 +75,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
-    """The quick lane on the lowest versions that `pyproject.toml` allows; pytest takes what follows ``--``."""
+    """Tests on the lowest versions that `pyproject.toml` allows; pytest takes what follows ``--``."""
     session.chdir(TOP)
     session.install(".[release]")
     pinned = Path(session.create_tmp()) / "lowest.txt"
