@@ -65,8 +65,17 @@ def wheel(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHONS[0])
+def docs(session: nox.Session) -> None:
+    """The site: every link leads somewhere, and every public name has its place in the reference."""
+    session.chdir(TOP)
+    session.install(".[docs]")
+    env = {"NO_MKDOCS_2_WARNING": "1"}
+    session.run("mkdocs", "build", "--strict", "--quiet", "--site-dir", session.create_tmp(), env=env)
+
+
+@nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
-    """The quick lane on the lowest versions that `pyproject.toml` allows; pytest takes what follows ``--``."""
+    """Tests on the lowest versions that `pyproject.toml` allows; pytest takes what follows ``--``."""
     session.chdir(TOP)
     session.install(".[release]")
     pinned = Path(session.create_tmp()) / "lowest.txt"

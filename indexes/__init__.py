@@ -1,10 +1,8 @@
 """The declared indexes of Beanie documents on a live database: planned, applied, checked and explained.
 
 What the calls share:
-
-Args:
-    database: A database of Motor or PyMongo Async.
-    documents: A list of Beanie document classes, which need not be initialised. Default: the session document.
+    - ``database``: a database of Motor or PyMongo Async.
+    - ``documents``: a list of Beanie document classes, which need not be initialised. Default: the session document.
 
 Raises:
     BadDocument: The documents declare what no collection can hold.

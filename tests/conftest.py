@@ -49,6 +49,7 @@ SLOW: Final = (
     "tests/contract/test_no_growth.py",
     "tests/contract/test_plans.py",
     "tests/contract/test_random_calls.py",
+    "tests/contract/test_testing_page.py",
     "tests/contract/test_unavailable.py",
     "tests/indexes/test_apply_killed.py",
     "tests/indexes/test_building.py",
@@ -79,7 +80,7 @@ SLOW_ON_SERVERS: Final = (
 def is_slow(item: pytest.Item) -> bool:
     """Whether the quick lane leaves it out; of the two drivers it keeps the one that Beanie uses here."""
     called = getattr(item, "callspec", None)  # of a parametrized test
-    backend = "double" if called is None else called.params.get("backend", "double")
+    backend = "double" if called is None else called.params.get("sessions_backend", "double")
     kept = ("double",) if item.nodeid.startswith(SLOW_ON_SERVERS) else ("double", default_driver())
     return item.nodeid.startswith(SLOW) or backend not in kept
 

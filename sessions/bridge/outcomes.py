@@ -71,7 +71,7 @@ class Held(Outcome):
             again, so that it cannot answer a question asked later than it was written; None for anything else.
     """
 
-    question_id: str | None = None
+    question_id: str | None = field(default=None, compare=False)
 
 
 class AlreadyHandled(Outcome):
@@ -117,7 +117,7 @@ class Deferred(Outcome):
     """
 
     after: timedelta = timedelta(0)
-    question_id: str | None = None
+    question_id: str | None = field(default=None, compare=False)
 
 
 class Stopped(Outcome):

@@ -46,7 +46,7 @@ class SessionBridge:
     It keeps nothing between calls: any number of bridges in any number of processes may serve one database. A method's
     own text gives what differs from this.
 
-    Arguments:
+    What the methods share:
         - ``user_id``, ``session_id``, ``conversation_id``, ``trigger_id``, ``notification_id``, ``reason``: as
           `SessionRepository` has them.
         - ``text``: what the user wrote, at most 1,000,000 characters; it is handed to the graph and not stored.
@@ -164,11 +164,11 @@ class SessionBridge:
             # Each try met another governor that had gone when it was looked up.
             about = SessionRef(session_id=error.session_id, user_id=error.user_id)
             raise ConversationBusy(about, governing_session_id=None) from error
-        if created:
-            return first_outcome(session, result.payload)
-        if not is_untouched(session, self._repository.present_status(session)):
+        # A creation whose answer was lost is found as it stands now: somebody may have gone on with it already.
+        is_new = created and session.revision == 1
+        if not is_new and not is_untouched(session, self._repository.present_status(session)):
             return AlreadyHandled(session)
-        return first_outcome(session, result.payload if says(result, session) else None)
+        return first_outcome(session, result.payload if created or says(result, session) else None)
 
     @telemetry.traced
     async def handle(

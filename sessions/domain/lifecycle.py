@@ -228,7 +228,7 @@ if _found := tuple(_disagreements()):
 
 
 def lifecycle_diagram() -> str:
-    """The table as a Mermaid state diagram; README shows this text and a test keeps it equal."""
+    """The table as a Mermaid state diagram; docs/lifecycle.md shows this text and a test keeps it equal."""
     lines = ["stateDiagram-v2"]
     lines += [f"    [*] --> {status}" for status in ALL if status in INITIAL]
     lines += [f"    {here} --> {there}" for here in ALL for there in ALL if there in LIFECYCLE[here].leads_to]

@@ -34,7 +34,7 @@ class SessionRepository(Creation, Lookups, Binding, Claims, Outcomes, Applying, 
     Every status change that succeeds is one atomic write; every refusal is a typed error that says why. A method's own
     text gives what differs from this.
 
-    Arguments:
+    What the methods share:
         - ``session_id``: 1 to 64 characters. ``trigger_id``, ``preview_id``, ``candidate_id``, ``notification_id``: 1
           to 128. ``conversation_id``, ``reply_id``: 1 to 256. Instead of an optional one None clears the field.
         - ``user_id``: the owner, 1 to 2**63 - 1. Another user's session counts as missing.
@@ -54,7 +54,7 @@ class SessionRepository(Creation, Lookups, Binding, Claims, Outcomes, Applying, 
           What has lapsed and stands in the way is neither put back nor ended: the call is refused. A busy
           conversation, or a trigger that has its session already, aborts the transaction.
 
-    Returns:
+    What they return:
         A method that changes a session returns it as it stands after the call.
 
     Raises:

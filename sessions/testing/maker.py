@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import TypedDict, Unpack
+from typing import Final, TypedDict, Unpack
 
 from sessions.domain.lifecycle import SessionStatus
 from sessions.domain.models import ActiveScheduleSessionSnapshot, ApplyClaim, RerunClaim
 from sessions.repository import SessionRepository
+
+START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class MovedClock:

@@ -1,17 +1,28 @@
-"""The example applications: one without any framework, one whose graph is LangGraph's."""
+"""The example applications: one without any framework, one behind a task queue, one whose graph is LangGraph's."""
 
 import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from unittest.mock import AsyncMock
 
+import lesson_worker
 import pytest
 from langgraph.types import Command
 from lesson_chat import Again, LessonChat, deliver, play
 from lesson_graph import LessonGraph
 from pymongo.errors import AutoReconnect
 
-from sessions import ActiveScheduleSessionSnapshot, Asked, FreeChat, PreviewShown, SessionBridge, SessionRepository
+from sessions import (
+    ActiveScheduleSessionSnapshot,
+    Asked,
+    FreeChat,
+    PreviewShown,
+    SessionBridge,
+    SessionRef,
+    SessionRepository,
+    StoreUnavailable,
+    WriteOutcome,
+)
 from sessions.testing import CommandCounter
 
 if TYPE_CHECKING:
@@ -114,6 +125,61 @@ async def test_the_audit_chain(chat: LessonChat, command_counter: CommandCounter
     }
     assert [line.split(maxsplit=1)[1] for line in chains[0][6:]][-1] == "applied by complete_apply"
     assert await chat.chain(None) == ["no such session"]
+
+
+# --- behind a task queue ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def worker(chat: LessonChat, database: "Database", monkeypatch: pytest.MonkeyPatch) -> LessonChat:
+    """The application, as a worker of the task queue has it."""
+    stores: Any = database
+    pause = timedelta(milliseconds=10)
+    for name in ("AWAY_FOR", "BUSY_FOR"):
+        monkeypatch.setattr(lesson_worker, name, pause)
+    lesson_worker.broker.state.update(chat=chat, said=stores["said"])
+    return chat
+
+
+async def until_idle() -> None:
+    """Until the queue is empty: a task that comes again is in it before the one that sends it has ended."""
+    for _ in range(10):
+        await lesson_worker.broker.wait_all()
+
+
+async def test_a_conversation_behind_a_queue(worker: LessonChat) -> None:
+    """Each task is delivered twice: one session, one answer to each message, one entry in the schedule."""
+    said = await lesson_worker.play()
+    await until_idle()
+    assert [line for line in said if not line.startswith("user")] == [
+        "assistant: It is sunny. But first: Your lesson falls on a holiday: which day suits you?",
+        "assistant: At what time?",
+        "assistant: lesson-12 on Tuesday at 10:00: is that right?",
+        "assistant: Done.",
+    ]
+    assert await worker.schedule.count_documents({}) == 1
+    assert await worker.notifications.count_documents({}) == 1
+
+
+async def test_a_task_that_cannot_be_done_now_comes_again(worker: LessonChat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a held message, nor a busy conversation, nor a database that is away loses a task."""
+    governing = await worker.sessions.create(7, "busy", conversation_id="c1", pending_question="Which day?")
+    await lesson_worker.on_trigger.kiq(7, "t", "c1")
+    held = await worker.sessions.create(7, "held", conversation_id="c2", pending_question="Which day?")
+    working = await worker.sessions.claim_rerun(held.session_id, user_id=7, reply_id="m1")
+    await lesson_worker.on_message.kiq(7, "c2", "Tuesday", "m2")
+    away = StoreUnavailable(SessionRef(), outcome=WriteOutcome.NOT_WRITTEN, cause="no primary")
+    with monkeypatch.context() as patched:
+        patched.setattr(worker.bridge, "handle", AsyncMock(side_effect=away))
+        await lesson_worker.on_message.kiq(7, "c3", "hello", "m3")
+        await asyncio.sleep(0.05)
+    await worker.sessions.close_rerun(working)
+    await worker.sessions.ignore(governing.session_id, user_id=7)
+    assert await lesson_worker.answer_to("m2") == await lesson_worker.answer_to("m3") == "It is sunny."
+    async with asyncio.timeout(10):
+        while await worker.sessions.find_by_trigger("t", user_id=7) is None:  # noqa: ASYNC110 - seen in the store only
+            await asyncio.sleep(0.01)
+    await until_idle()
 
 
 # --- LangGraph -------------------------------------------------------------------------------------------------

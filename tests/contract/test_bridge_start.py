@@ -1,12 +1,14 @@
 """From a graph's first result to a stored session: one for each trigger, however often it is delivered."""
 
 import inspect
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from sessions import (
+    ActiveScheduleSessionSnapshot,
     AlreadyHandled,
     Asked,
     AskUser,
@@ -43,6 +45,42 @@ def bridge(repository: SessionRepository) -> SessionBridge:
 
 
 Result = AskUser | ShowPreview | Close
+
+
+async def _claimed(repository: SessionRepository, session_id: str) -> None:
+    await repository.claim_rerun(session_id, user_id=1, reply_id="m")
+
+
+async def _dismissed(repository: SessionRepository, session_id: str) -> None:
+    await repository.ignore(session_id, user_id=1)
+
+
+async def _notified(repository: SessionRepository, session_id: str) -> None:
+    await repository.record_notification(session_id, "n", user_id=1)
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "outcome"), [(_claimed, AlreadyHandled), (_dismissed, AlreadyHandled), (_notified, Asked)]
+)
+async def test_what_was_begun_unseen_has_gone_on(
+    bridge: SessionBridge,
+    repository: SessionRepository,
+    monkeypatch: pytest.MonkeyPatch,
+    goes_on: Callable[[SessionRepository, str], Awaitable[None]],
+    outcome: type,
+) -> None:
+    """A creation whose answer was lost is found when it is tried again, and others may have seen it before."""
+    get_or_create = repository.get_or_create
+
+    async def answered_late(*args: Any, **more: Any) -> tuple[ActiveScheduleSessionSnapshot, bool]:
+        session, created = await get_or_create(*args, **more)
+        await goes_on(repository, session.session_id)
+        return await repository.get(session.session_id, user_id=1), created
+
+    monkeypatch.setattr(repository, "get_or_create", answered_late)
+    told = await bridge.start(1, "t", AskUser("Which day?", payload=7), conversation_id="c")
+    assert type(told) is outcome
+    assert told.session.revision == 2
 
 
 @pytest.mark.parametrize(

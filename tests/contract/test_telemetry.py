@@ -33,6 +33,7 @@ from sessions import (
     Turn,
     Upkeep,
     WhileRunning,
+    telemetry,
 )
 from sessions.bridge.graph import GraphResult
 from sessions.telemetry import INSTRUMENTS, record_counts
@@ -45,13 +46,21 @@ _EXPORTER: Final = InMemorySpanExporter()
 _READER: Final = InMemoryMetricReader()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def _provided() -> None:
     # A process has one of each for good.
     tracing = TracerProvider()
     tracing.add_span_processor(SimpleSpanProcessor(_EXPORTER))
     trace.set_tracer_provider(tracing)
     metrics.set_meter_provider(MeterProvider([_READER]))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _told(_provided: None) -> Iterator[None]:
+    """Only the tests of this module trace: others would find their spans in the leases that they compare."""
+    telemetry.IS_INSTALLED = True
+    yield
+    telemetry.IS_INSTALLED = False
 
 
 @pytest.fixture

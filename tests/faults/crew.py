@@ -29,7 +29,7 @@ from tests.faults.workers import MARK, Orders, on_stage
 
 WORKERS: Final = Path(__file__).with_name("workers.py")
 _SHOWN: Final = 20
-_SAID: Final = 4_000
+_SAID: Final = 40_000
 
 
 class WorkerFailed(RuntimeError):
@@ -192,7 +192,7 @@ async def evidence_of(orders: Orders, bounds: Bounds) -> Evidence:
 
 def bounds_of(orders: Orders, *, clocks_apart: float = 1.0) -> Bounds:
     """What the checker has to know of the orders."""
-    return Bounds(max_staleness=orders.max_staleness, lease=orders.lease, clocks_apart=clocks_apart)
+    return Bounds(max_staleness=orders.max_staleness, lease=orders.lease, clocks_apart=clocks_apart + orders.timeout)
 
 
 def judged(evidence: Evidence) -> tuple[dict[str, float], list[Finding]]:

@@ -225,7 +225,7 @@ async def on(setting: Setting, uri: str) -> tuple[Counter[str], list[str]]:
     logger = logging.getLogger("sessions")
     told: list[str] = []
     hearing = logging.Handler()
-    hearing.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    hearing.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]  # a handler of one line
     logger.addHandler(hearing)
     propagates, logger.propagate = logger.propagate, False
     try:

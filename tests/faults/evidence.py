@@ -73,7 +73,7 @@ class Bounds:
     max_attempts: int = 5
     max_staleness: float = 5.0
     clocks_apart: float = 1.0
-    """By how much the moments in histories may be off, in seconds."""
+    """By how many seconds the moments in a history may be off: a call notes the moment at which it first tries."""
     lease: float = 60.0
     held_after_death: float = 1.0
     """How much longer than its lease a dead worker may be seen to hold a conversation."""

@@ -21,8 +21,8 @@ BOUND: Final = 30.0
 """Seconds that one call may last on a machine that has ten times too much to do: far beyond its time limit."""
 SECONDS: Final = {True: 15.0, False: 300.0}
 OVERLOADED_SECONDS: Final = {True: 5.0, False: 30.0}
-SETTLED_AFTER: Final = 3.0
-"""Seconds after which the stream that the last run followed is closed."""
+SETTLED_AFTER: Final = 20.0
+"""Seconds after which, on a busy machine too, the stream that the last run followed is closed."""
 MOST_GROWTH: Final = 0.10
 _PAGE: Final = 4_096
 
@@ -121,6 +121,16 @@ async def run(setting: Setting) -> Tally:
             logging.getLogger(name).removeHandler(heard)
 
 
+async def _left_after(before: set["asyncio.Task[Any]"]) -> list[str]:
+    """The tasks that are there and were not before, once things have settled."""
+    ends = time.monotonic() + SETTLED_AFTER
+    while True:
+        left = [task.get_name() for task in asyncio.all_tasks() - before if not task.done()]
+        if not left or time.monotonic() > ends:
+            return left
+        await asyncio.sleep(0.1)
+
+
 async def _measured(setting: Setting, uri: str, heard: Warnings) -> Tally:
     client: Any = connect(uri, driver=setting.driver)
     seconds = SECONDS[setting.is_short]
@@ -132,8 +142,7 @@ async def _measured(setting: Setting, uri: str, heard: Warnings) -> Tally:
         soak._sessions = calm._sessions
         await soak.run(TASKS, seconds)
         growth = resident() / before - 1
-        await asyncio.sleep(SETTLED_AFTER)
-        left = [task.get_name() for task in asyncio.all_tasks() - tasks if not task.done()]
+        left = await _left_after(tasks)
     warned = list(heard.told)
     asyncio.get_running_loop().set_debug(False)  # it would be the overload
     async with open_repository(client["load"], timeout=TIMEOUT) as repository:

@@ -92,7 +92,7 @@ MUTATIONS: Final = (
     Mutation(
         "what was replaced is not kept",
         _WRITES,
-        '    update.append("replaced_reply_ids", replaced.reply_id, kept=REPLIES_KEPT)\n',
+        '        update.append("replaced_reply_ids", replaced.reply_id, kept=REPLIES_KEPT)\n',
         "",
         "consumed_replies_are_kept",
     ),

@@ -15,6 +15,8 @@ from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
+from pymongo.errors import PyMongoError
+
 from sessions import (
     ActiveScheduleSessionSnapshot,
     ApplyClaim,
@@ -48,8 +50,10 @@ USER: Final = 1
 QUESTIONS: Final = 3
 DELIVERIES: Final = 6
 LONGEST_RUN: Final = 0.06
+LONGEST_WRITE: Final = 3.0
 HUNG_LEASE: Final = timedelta(milliseconds=60)
 RUSH: Final = 4
+MOST_ATTEMPTS: Final = 5
 _REMEMBERED: Final = 32
 _AGAIN: Final = (Held, Deferred, Superseded)
 _SOON: Final = timedelta(milliseconds=30)
@@ -362,8 +366,8 @@ async def refine_by_hand(scene: Scene, conversation_id: str) -> None:
 
 
 async def apply_by_hand(scene: Scene, conversation_id: str) -> None:
-    """A preview is confirmed by several at once, some of which die; meanwhile it is dismissed."""
-    session = await scene.ready(conversation_id)
+    """A preview is confirmed by several at once, some of which die; meanwhile it is dismissed and changed."""
+    session = await scene.ready(scene.names.next(conversation_id))  # where no other session is in the way
     if session is None or session.current_preview_id is None:
         return
     preview_id = session.current_preview_id
@@ -376,16 +380,23 @@ async def apply_by_hand(scene: Scene, conversation_id: str) -> None:
             scene.claims.append(claim)
             await pause(scene.chance, HUNG_LEASE.total_seconds() * 2)
             if scene.chance.random() < 0.3:
-                with suppress(TryAgain):
-                    await scene.office.write_back(claim)  # and dies
+                with suppress(TryAgain, PyMongoError, TimeoutError):
+                    async with asyncio.timeout(LONGEST_WRITE):
+                        await scene.office.write_back(claim)  # and dies
             # One that was taken over may have been written by whoever held it before.
             elif claim.attempt == 1 and scene.chance.random() < 0.5:
                 await unless_refused(scene.repository.release(claim))
 
     async def end() -> None:
         await pause(scene.chance, HUNG_LEASE.total_seconds())
-        await unless_refused(scene.repository.ignore(session.session_id, user_id=USER))
-        await unless_refused(scene.repository.apply(session.session_id, user_id=USER, preview_id=preview_id))
+        change = partial(scene.repository.claim_refinement, preview_id=preview_id, reply_id=scene.names.next("message"))
+        ways: tuple[Callable[[], Awaitable[Any]], ...] = (
+            lambda: change(session.session_id, user_id=USER, lease=HUNG_LEASE),
+            lambda: scene.repository.ignore(session.session_id, user_id=USER),
+            lambda: scene.repository.apply(session.session_id, user_id=USER, preview_id=preview_id),
+        )
+        for way in scene.chance.sample(ways, len(ways)):
+            await unless_refused(way())
 
     await asyncio.gather(one(), one(), end(), one())
 
@@ -476,11 +487,9 @@ async def expire(scene: Scene, conversation_id: str) -> None:
 
 async def die_often(scene: Scene, conversation_id: str) -> None:
     """A reply whose workers die, again and again."""
-    session = await scene.waiting(conversation_id)
-    if session is None:
-        return
+    session = await scene.begin(scene.names.next(conversation_id))  # where no outcome comes in between
     reply = scene.names.next("message")
-    for _ in range(scene.chance.randint(1, 7)):
+    for _ in range(MOST_ATTEMPTS + 1):
         claim = await unless_refused(
             scene.repository.claim_rerun(session.session_id, user_id=USER, reply_id=reply, lease=HUNG_LEASE)
         )

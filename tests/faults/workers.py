@@ -30,7 +30,8 @@ from tests.faults.people import PLAYS, Names, Office, Scene, act_until
 from tests.faults.recorded import Recorder
 
 MARK: Final = "answer "
-LAST_WORDS_WITHIN: Final = 45.0
+LAST_WORDS_WITHIN: Final = 90.0
+_TOLD_BEFORE: Final = 10.0
 _DIE_WITH_PARENT: Final = 1  # PR_SET_PDEATHSIG
 
 
@@ -108,10 +109,21 @@ async def on_stage(orders: Orders, name: str, seed: int) -> AsyncIterator[Scene]
         journal.close()
 
 
+def _tell_what_hangs() -> None:
+    for task in asyncio.all_tasks():
+        task.print_stack(file=sys.stderr)
+    sys.stderr.flush()
+
+
 async def work(orders: Orders, name: str, seed: int) -> None:
     """Act until told to end."""
-    over = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
+    over, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def end() -> None:
+        over.set()
+        loop.call_later(LAST_WORDS_WITHIN - _TOLD_BEFORE, _tell_what_hangs)
+
+    loop.add_signal_handler(signal.SIGTERM, end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     async with on_stage(orders, name, seed) as scene, asyncio.TaskGroup() as tasks:
         for number in range(orders.tasks):

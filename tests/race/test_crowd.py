@@ -113,7 +113,8 @@ async def test_fifty_conversations(repository: SessionRepository, shared: Any, m
                 assert set(told) < {"Asked", "PreviewShown", "AlreadyHandled"}, told
                 assert told["AlreadyHandled"] < PROCESSES, told
             else:
-                assert set(told) == {"StaleReply" if message_id in named else "FreeChat"}, told
+                # Its question has gone: another one stands, or nobody governs any more.
+                assert set(told) <= ({"StaleReply", "FreeChat"} if message_id in named else {"FreeChat"}), told
         history = await repository.history(latest.session_id, user_id=1)
         assert len(history) == 1 + 2 * QUESTIONS
         for step in history[1:]:
