@@ -85,11 +85,13 @@ def line_of(found: Found) -> str:
     return f"| {found.name} | {found.seconds:,.0f} s | {counted or f'skipped: {found.unable}'} |"
 
 
-def table_of(seed: int, told: list[Found], about: Mapping[str, str]) -> str:
+def table_of(asked: argparse.Namespace, seed: int, told: list[Found], about: Mapping[str, str]) -> str:
     """The whole table, with where it was made and how to make it again."""
     where = "; ".join(f"{name} {value}" for name, value in about.items())
     head = ["| campaign | took | found |", "| --- | --- | --- |"]
-    return "\n".join([f"`python -m tests.faults --seed {seed}`: {where}", "", *head, *map(line_of, told)])
+    options = "".join([" --short" if asked.short else "", *(f" --only {name!r}" for name in asked.only or ())])
+    command = f"`python -m tests.faults --seed {seed}{options}`"
+    return "\n".join([f"{command}: {where}", "", *head, *map(line_of, told)])
 
 
 def filled(page: str, table: str) -> str:
@@ -135,7 +137,7 @@ def run(given: list[str] | None = None) -> int:
         sys.stderr.write("stopped\n")
         return _STOPPED
     if asked.docs:
-        table = table_of(seed, told, machine("6.0"))
+        table = table_of(asked, seed, told, machine("6.0"))
         asked.docs.write_text(filled(asked.docs.read_text(encoding="utf-8"), table), encoding="utf-8")
     broken = {found.name: wrong for found in told if (wrong := violations(found.tally))}
     for name, wrong in broken.items():
