@@ -1,5 +1,6 @@
 """How the suite is run on each Python and each Beanie line: ``nox -f .ci/noxfile.py``, from the top of the checkout."""
 
+import json
 import os
 from pathlib import Path
 
@@ -85,3 +86,19 @@ def lowest(session: nox.Session) -> None:
     session.install("--requirement", str(pinned))
     session.install("--no-deps", "--editable", ".")
     session.run("pytest", "-m", "not slow", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def audit(session: nox.Session) -> None:
+    """Known weaknesses of what a user installs; skipped by name where the list of them can't be had."""
+    session.chdir(TOP)
+    session.install(".[motor,cli,fastapi,langgraph,telemetry,testing,release]")
+    told = Path(session.create_tmp()) / "audit.json"
+    told.unlink(missing_ok=True)
+    options = ("--skip-editable", "--progress-spinner", "off", "--format", "json", "--output", str(told))
+    session.run("pip-audit", *options, silent=True, success_codes=[0, 1])
+    found = json.loads(told.read_text(encoding="utf-8"))["dependencies"] if told.exists() else []
+    if not any("vulns" in each for each in found):
+        session.skip("the list of known weaknesses can't be had here")
+    if weak := [f"{each['name']} {each['version']}" for each in found if each.get("vulns")]:
+        session.error(f"known weaknesses: {', '.join(weak)}")
