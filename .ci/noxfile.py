@@ -53,9 +53,9 @@ def wheel(session: nox.Session) -> None:
     """What a release holds: built, checked, and used from an empty environment, where no checkout is."""
     session.chdir(TOP)
     session.install(".[release]")
-    built = session.create_tmp()
-    session.run("python", "-m", "build", "--outdir", built, silent=True)
-    wheels, archives = sorted(Path(built).glob("*.whl")), sorted(Path(built).glob("*.tar.gz"))
+    built = Path(session.create_tmp()).resolve()
+    session.run("python", "-m", "build", "--outdir", str(built), silent=True)
+    wheels, archives = sorted(built.glob("*.whl")), sorted(built.glob("*.tar.gz"))
     session.run("twine", "check", "--strict", *map(str, (*wheels, *archives)))
     session.run("python", "-m", "venv", "--clear", f"{built}/empty")
     python = f"{built}/empty/bin/python"
