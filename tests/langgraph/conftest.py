@@ -26,3 +26,9 @@ async def saver(
         return
     with MongoClient[dict[str, Any]](request.getfixturevalue("mongod_uri")) as client:
         yield MongoDBSaver(client, database.name)
+
+
+@pytest.fixture(autouse=True)
+def _untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that counts as dead, or late, here lives on in the process: nothing wakes it to renew its lease."""
+    monkeypatch.setattr("sessions.bridge.leased_work._LISTENS_AFTER", 3_600.0)

@@ -179,14 +179,7 @@ async def test_a_message_that_replaces_the_run(repository: SessionRepository, sa
     assert shown.payload == "Friday at 10:00"
 
 
-@pytest.fixture
-def untold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that is not told by the change stream that it has lost its lease."""
-    monkeypatch.setattr("sessions.bridge.leased_work._LISTENS_AFTER", 3_600.0)
-
-
 @pytest.mark.parametrize("message_id", ["m1", "m2"], ids=["the same message", "another message"])
-@pytest.mark.usefixtures("untold")
 async def test_a_worker_that_lives_on(
     repository: SessionRepository, session_clock: MovedClock, saver: Saver, message_id: str
 ) -> None:
@@ -213,7 +206,6 @@ async def test_a_worker_that_lives_on(
     assert shown.payload == f"{text} at 10:00"
 
 
-@pytest.mark.usefixtures("untold")
 async def test_a_worker_that_ends_after_the_session_went_on(
     repository: SessionRepository, session_clock: MovedClock, saver: Saver
 ) -> None:
