@@ -1,7 +1,7 @@
 """One chat message: whose it is, and the claim under which the graph goes on with it."""
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 
 from sessions import telemetry
@@ -102,8 +102,7 @@ class Delivery:
             return await self._moved_on(asked)
         except SessionError as error:
             telemetry.count("sessions.claims", kind=LeaseKind.REPLY, how=telemetry.LOST)
-            outcome = outcome_of(error)
-            return replace(outcome, question_id=str(asked)) if isinstance(outcome, Held) else outcome
+            return outcome_of(error, question_id=str(asked))
         how = telemetry.WON_NEW if behind is None else telemetry.WON_BY_TAKE_OVER
         how = how if replaced is None else telemetry.WON_BY_REPLACEMENT
         telemetry.count("sessions.claims", kind=claim.kind, how=how)

@@ -193,10 +193,16 @@ _BY_REASON: Final[Mapping[ConflictReason, type[Held] | type[AlreadyHandled] | ty
 Refusal = Held | AlreadyHandled | RerunFailed | Superseded
 
 
-def outcome_of(error: SessionError) -> Refusal:
-    """The outcome of a claim or an ending that was refused; what is no outcome is raised again."""
+def outcome_of(error: SessionError, *, question_id: str | None = None) -> Refusal:
+    """The outcome of a claim or an ending that was refused; what is no outcome is raised again.
+
+    Args:
+        error: The refusal.
+        question_id: What a message that is held names when it is delivered again.
+    """
     if isinstance(error, TransitionConflict) and error.reason in _BY_REASON and error.session is not None:
-        return _BY_REASON[error.reason](error.session)
+        kind = _BY_REASON[error.reason]
+        return Held(error.session, question_id=question_id) if kind is Held else kind(error.session)
     if isinstance(error, LeaseLost) and error.session is not None:
         return Superseded(error.session)
     raise error

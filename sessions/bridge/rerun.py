@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import assert_never
 
@@ -15,7 +14,6 @@ from sessions.bridge.outcomes import (
     Deferred,
     FreeChat,
     Handled,
-    Held,
     PreviewShown,
     RerunFailed,
     Superseded,
@@ -90,8 +88,7 @@ async def rerun_for(
         await to_the_end(give_back(claim, repository.release(claim, reason=STOPPED)), inherits=False)
         if not isinstance(error, TransitionConflict):
             raise
-        outcome = outcome_of(error)
-        return replace(outcome, question_id=_named(claim)) if isinstance(outcome, Held) else outcome
+        return outcome_of(error, question_id=_named(claim))
 
 
 def _named(claim: RerunClaim) -> str | None:

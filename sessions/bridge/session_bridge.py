@@ -40,6 +40,14 @@ def _checked_text(text: str) -> str:
     return str(told)
 
 
+def _held(error: TransitionConflict) -> Held:
+    """The outcome of a button that somebody at work stands in the way of; any other refusal is raised again."""
+    outcome = outcome_of(error)
+    if not isinstance(outcome, Held):
+        raise error
+    return outcome
+
+
 class SessionBridge:
     """The sessions of one repository, the application's graph that goes on with them, and its write-back.
 
@@ -321,10 +329,7 @@ class SessionBridge:
                 raise
             return Dismissed(error.session)
         except TransitionConflict as error:
-            outcome = outcome_of(error)
-            if not isinstance(outcome, Held):
-                raise
-            return outcome
+            return _held(error)
 
     @telemetry.traced
     async def stop(self, user_id: int, session_id: str) -> Stopped | Held:
@@ -347,10 +352,7 @@ class SessionBridge:
                 raise
             return Stopped(error.session)
         except TransitionConflict as error:
-            outcome = outcome_of(error)
-            if not isinstance(outcome, Held):
-                raise
-            return outcome
+            return _held(error)
 
     async def _run(self, claim: RerunClaim, text: str, since: float) -> Handled:
         return await rerun_for(

@@ -9,6 +9,7 @@ from typing import Final
 
 from sessions.cli.ending import CommandRefused
 from sessions.repository import SessionRepository, open_repository
+from sessions.repository.session_repository import DEFAULT_MAX_ATTEMPTS
 from sessions.store.across_users import how_many
 from sessions.store.clients import Database
 from sessions.store.collection import SessionCollection
@@ -16,8 +17,6 @@ from sessions.store.named_database import DatabaseNotNamed, named_database
 from sessions.store.reads import Lookup
 from sessions.store.updates import Filter, RawDocument
 
-MAX_ATTEMPTS: Final = 5
-"""What `open_repository` takes unless it is told otherwise."""
 _CONTACT_SECONDS: Final = 5.0
 _CALL_SECONDS: Final = 60.0
 """How long one call may take: counting a large collection, or a batch on a busy server."""
@@ -74,7 +73,7 @@ async def _at_desk(uri: str | None, name: str | None, work: Work, *, writes: boo
 
 
 def at_desk(
-    uri: str | None, name: str | None, work: Work, *, writes: bool = False, max_attempts: int = MAX_ATTEMPTS
+    uri: str | None, name: str | None, work: Work, *, writes: bool = False, max_attempts: int = DEFAULT_MAX_ATTEMPTS
 ) -> int:
     """Do a command's work; its exit status.
 

@@ -8,11 +8,12 @@ from typing import Annotated, Final
 import typer
 
 from sessions.cli import options, rendering
-from sessions.cli.desk import MAX_ATTEMPTS, Desk, at_desk
+from sessions.cli.desk import Desk, at_desk
 from sessions.cli.ending import DONE, CommandRefused, NothingSuch
 from sessions.cli.rendering import counted, emit, say
 from sessions.domain import inputs
 from sessions.domain.errors import InvalidTransition
+from sessions.repository.session_repository import DEFAULT_MAX_ATTEMPTS
 from sessions.store import across_users, reads, sweeps
 from sessions.store.reading import to_snapshot
 from sessions.store.updates import Filter
@@ -100,7 +101,7 @@ def recover(
     database: options.DatabaseName = None,
     as_json: options.AsJson = False,
     dry_run: options.DryRun = False,
-    max_attempts: MaxAttempts = MAX_ATTEMPTS,
+    max_attempts: MaxAttempts = DEFAULT_MAX_ATTEMPTS,
 ) -> int:
     """Give back what dead workers hold.
 

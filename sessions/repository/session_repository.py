@@ -25,6 +25,7 @@ from sessions.store.index_listing import NoPlainCollection, why_unfit_for_sessio
 from sessions.store.observed_collection import ObservedCollection
 
 DEFAULT_LEASE: Final = timedelta(seconds=60)
+DEFAULT_MAX_ATTEMPTS: Final = 5
 _MADE_ANEW: Final = "it must be made anew, as a collection without a default collation"
 
 
@@ -116,7 +117,7 @@ def open_repository(
     verify_indexes: bool = True,
     timeout: float = 5.0,
     lease: timedelta = DEFAULT_LEASE,
-    max_attempts: int = 5,
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     clock: Callable[[], datetime] | None = None,
 ) -> Opening:
     """Open the sessions of a database: ``await`` it, or ``async with`` it.
