@@ -1,6 +1,6 @@
 """What an operator's lookups cost the server: each has an index, and none grows with what it does not show."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from sessions.domain.lifecycle import ALL
 from sessions.store import across_users, reads, sweeps
 from sessions.store.document import COLLECTION
 from sessions.store.reads import Lookup
+from tests.support.explained_plans import explained, stages
 from tests.support.sessions_command import Operator
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -48,32 +49,6 @@ async def crowded(shared: Any, sessions: SessionRepository) -> Any:
         change = {"$set": {"lease": left, "status": "rerunning"}}
         await shared[COLLECTION].update_one({"_id": f"session-{number:05}"}, change)
     return shared
-
-
-def stages(plan: object) -> Iterator[str]:
-    """The names of a plan's stages."""
-    if isinstance(plan, Mapping):
-        if isinstance(plan.get("stage"), str):
-            yield plan["stage"]
-        for part in plan.values():
-            yield from stages(part)
-    elif isinstance(plan, list):
-        for part in plan:
-            yield from stages(part)
-
-
-async def explained(database: Any, lookup: Lookup) -> tuple[set[str], int, int]:
-    """Stages, keys and documents of the command that is sent."""
-    find: dict[str, Any] = {"find": COLLECTION, "filter": lookup.filter, "limit": lookup.limit, "singleBatch": True}
-    if lookup.sort:
-        find["sort"] = dict(lookup.sort)
-    if lookup.hint is not None:
-        find["hint"] = lookup.hint
-    if lookup.projection is not None:
-        find["projection"] = dict(lookup.projection)
-    answer = await database.command({"explain": find, "verbosity": "executionStats"})
-    told = answer["executionStats"]
-    return set(stages(answer["queryPlanner"]["winningPlan"])), told["totalKeysExamined"], told["totalDocsExamined"]
 
 
 HOUR_AGO: Final = START - timedelta(hours=1)

@@ -225,11 +225,13 @@ async def test_cancelled_while_it_writes(repository: SessionRepository, session_
     assert len({claim.idempotency_key for claim in schedule.claims}) == 1
 
 
-async def test_cancelled_before_it_writes(repository: SessionRepository, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A claim whose write-back has not begun is given back: the preview is as it was, for the next click at once."""
-    session = await shown(repository)
-    schedule = Schedule()
-    bridge = SessionBridge(repository, no_graph, write_back=schedule)
+async def confirmed_and_cancelled(
+    bridge: SessionBridge,
+    repository: SessionRepository,
+    session: ActiveScheduleSessionSnapshot,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A click that is cancelled when it has its claim, before its write-back begins."""
     claim_apply = repository.claim_apply
 
     async def claim_then_cancelled(*args: Any, **more: Any) -> ApplyClaim:
@@ -237,11 +239,19 @@ async def test_cancelled_before_it_writes(repository: SessionRepository, monkeyp
         confirming.cancel()
         return claim
 
-    monkeypatch.setattr(repository, "claim_apply", claim_then_cancelled)
-    confirming = asyncio.create_task(bridge.confirm(1, session.session_id, preview_id="preview-1"))
-    with pytest.raises(asyncio.CancelledError):
-        await confirming
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(repository, "claim_apply", claim_then_cancelled)
+        confirming = asyncio.create_task(bridge.confirm(1, session.session_id, preview_id="preview-1"))
+        with pytest.raises(asyncio.CancelledError):
+            await confirming
+
+
+async def test_cancelled_before_it_writes(repository: SessionRepository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim whose write-back has not begun is given back: the preview is as it was, for the next click at once."""
+    session = await shown(repository)
+    schedule = Schedule()
+    bridge = SessionBridge(repository, no_graph, write_back=schedule)
+    await confirmed_and_cancelled(bridge, repository, session, monkeypatch)
     assert not schedule.claims
     assert (await repository.get(session.session_id, user_id=1)).lease is None
     assert isinstance(await bridge.confirm(1, session.session_id, preview_id="preview-1"), Applied)
@@ -256,18 +266,7 @@ async def test_a_takeover_cancelled_before_it_writes(
     session_clock.at = dead.expires_at
     schedule = Schedule()
     bridge = SessionBridge(repository, no_graph, write_back=schedule)
-    claim_apply = repository.claim_apply
-
-    async def claim_then_cancelled(*args: Any, **more: Any) -> ApplyClaim:
-        claim = await claim_apply(*args, **more)
-        confirming.cancel()
-        return claim
-
-    monkeypatch.setattr(repository, "claim_apply", claim_then_cancelled)
-    confirming = asyncio.create_task(bridge.confirm(1, session.session_id, preview_id="preview-1"))
-    with pytest.raises(asyncio.CancelledError):
-        await confirming
-    monkeypatch.undo()
+    await confirmed_and_cancelled(bridge, repository, session, monkeypatch)
     assert not schedule.claims
     assert isinstance(await bridge.dismiss(1, session.session_id), Held)
     session_clock.advance(milliseconds=1)

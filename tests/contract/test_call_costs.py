@@ -16,6 +16,7 @@ import pytest
 from sessions import SessionRepository, SessionStatus
 from sessions.domain.lifecycle import CALLS, CallName
 from sessions.testing import Backend, CommandCounter, MovedClock, SessionMaker
+from tests.support.lookups_and_sweeps import LOOKUPS, SWEEPS
 from tests.support.ready_call import ready_call
 
 ROUNDS: Final = 7
@@ -35,24 +36,6 @@ CHANGE: Final = {"double": Cost(1, 3), "motor": Cost(0, 1), "pymongo": Cost(1, 4
 change is waited for although its caller may be cancelled, and the double does nothing beside its caller."""
 
 Call = Callable[[], Awaitable[object]]
-LOOKUPS: Final[dict[str, Callable[[SessionRepository, str], Awaitable[object]]]] = {
-    "route": lambda repository, _: repository.route(1, "c"),
-    "route_many": lambda repository, _: repository.route_many(1, ["c", "d"]),
-    "get": lambda repository, session_id: repository.get(session_id, user_id=1),
-    "history": lambda repository, session_id: repository.history(session_id, user_id=1),
-    "latest": lambda repository, _: repository.latest(1, "c"),
-    "find_by_trigger": lambda repository, _: repository.find_by_trigger("t", user_id=1),
-    "find_by_preview": lambda repository, _: repository.find_by_preview("p", user_id=1),
-    "find_by_reply": lambda repository, _: repository.find_by_reply("r", user_id=1, conversation_id="c"),
-    "list_sessions": lambda repository, _: repository.list_sessions(1),
-    "interrupted_applies": lambda repository, _: repository.interrupted_applies(),
-    "count_by_status": lambda repository, _: repository.count_by_status(),
-}
-SWEEPS: Final[dict[str, tuple[int, Callable[[SessionRepository, MovedClock], Awaitable[int]]]]] = {
-    "expire_due": (2, lambda repository, _: repository.expire_due()),
-    "recover_stalled": (5, lambda repository, _: repository.recover_stalled()),
-    "purge": (2, lambda repository, clock: repository.purge(ended_before=clock())),
-}
 
 
 def test_no_method_is_forgotten() -> None:

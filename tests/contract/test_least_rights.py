@@ -31,7 +31,7 @@ from sessions.store.clients import connect, disconnect
 from sessions.store.document import COLLECTION, INDEXES
 from sessions.store.rights import ROLES
 from sessions.testing import BACKENDS, MovedClock, SessionMaker
-from tests.contract.test_call_costs import LOOKUPS, SWEEPS
+from tests.support.lookups_and_sweeps import LOOKUPS, SWEEPS
 from tests.support.ready_call import ready_call
 from tests.support.secured_server import PASSWORD, Secured, running_secured
 

@@ -1,6 +1,6 @@
 """What a call costs the server: keys and documents examined, and commands sent."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,8 +11,8 @@ from sessions import ApplyClaim, RerunClaim, SessionRepository, SessionStatus
 from sessions.domain.lifecycle import ALL, ENDED, CallName
 from sessions.store import reads
 from sessions.store.document import COLLECTION
-from sessions.store.reads import Lookup
 from sessions.testing import CommandCounter, MovedClock, SessionMaker
+from tests.support.explained_plans import explained
 
 if TYPE_CHECKING:
     from sessions.store.clients import Database
@@ -60,45 +60,19 @@ async def crowded(repository: SessionRepository, database: "Database", make_sess
     return database
 
 
-def _stages(plan: object) -> Iterator[str]:
-    if isinstance(plan, Mapping):
-        if isinstance(plan.get("stage"), str):
-            yield plan["stage"]
-        for part in plan.values():
-            yield from _stages(part)
-    elif isinstance(plan, list):
-        for part in plan:
-            yield from _stages(part)
-
-
-async def _explained(database: "Database", lookup: Lookup) -> tuple[set[str], int, int]:
-    """The stages of the plan, the keys and the documents that it examined, for the command that is really sent."""
-    find: dict[str, Any] = {"find": COLLECTION, "filter": lookup.filter, "limit": lookup.limit, "singleBatch": True}
-    if lookup.sort:
-        find["sort"] = dict(lookup.sort)
-    if lookup.hint is not None:
-        find["hint"] = lookup.hint
-    if lookup.projection is not None:
-        find["projection"] = dict(lookup.projection)
-    server: Any = database
-    answer = await server.command({"explain": find, "verbosity": "executionStats"})
-    stats = answer["executionStats"]
-    return set(_stages(answer["queryPlanner"]["winningPlan"])), stats["totalKeysExamined"], stats["totalDocsExamined"]
-
-
 async def test_a_route_costs_one_key_and_one_document(crowded: "Database") -> None:
     """Ten thousand ended sessions in the conversation do not make its routing lookup dearer."""
-    stages, keys, documents = await _explained(crowded, reads.governor(1, "c"))
+    stages, keys, documents = await explained(crowded, reads.governor(1, "c"))
     assert stages.isdisjoint({"SORT", "COLLSCAN"})
     assert (keys, documents) == (1, 1)
-    stages, keys, documents = await _explained(crowded, reads.governor(2, "c"))
+    stages, keys, documents = await explained(crowded, reads.governor(2, "c"))
     assert (keys, documents) == (0, 0)
 
 
 async def test_many_routes_cost_a_key_or_two_each(crowded: "Database") -> None:
     """The lookup for many conversations reads live sessions only."""
     wanted = ["c", "claimed", "refined", *(f"unknown-{number}" for number in range(50))]
-    stages, keys, documents = await _explained(crowded, reads.governors(1, wanted))
+    stages, keys, documents = await explained(crowded, reads.governors(1, wanted))
     assert stages.isdisjoint({"SORT", "COLLSCAN"})
     assert keys <= 2 * len(wanted)
     assert documents == 3
@@ -106,7 +80,7 @@ async def test_many_routes_cost_a_key_or_two_each(crowded: "Database") -> None:
 
 async def test_the_latest_session_needs_no_sort(crowded: "Database") -> None:
     """Of ten thousand the one that changed last is found at the end of its index."""
-    stages, keys, documents = await _explained(crowded, reads.latest(1, "c"))
+    stages, keys, documents = await explained(crowded, reads.latest(1, "c"))
     assert stages.isdisjoint({"SORT", "COLLSCAN"})
     # One key opens each status's range; ranges without a session cost none.
     assert keys <= len(ALL)
@@ -119,7 +93,7 @@ async def test_the_latest_session_needs_no_sort(crowded: "Database") -> None:
 async def test_a_page_needs_no_sort(crowded: "Database", statuses: frozenset[SessionStatus]) -> None:
     """The first page and every later one come from the index in order; `SORT_MERGE` only merges ordered ranges."""
     for after in (None, (START - timedelta(hours=1), "ended-03599")):
-        stages, keys, documents = await _explained(crowded, reads.page(1, statuses, limit=50, after=after))
+        stages, keys, documents = await explained(crowded, reads.page(1, statuses, limit=50, after=after))
         assert stages.isdisjoint({"SORT", "COLLSCAN"})
         assert keys <= 51 + 3 * len(ALL)
         assert documents <= 51 + len(ALL)
@@ -129,11 +103,11 @@ async def test_each_sweep_uses_an_index(crowded: "Database") -> None:
     """Upkeep reads what is due, never the whole collection."""
     at = START + timedelta(days=2)
     for lookup in (reads.due(at, limit=100), reads.stalled(at, limit=100), reads.interrupted(at, limit=100)):
-        stages, keys, documents = await _explained(crowded, lookup)
+        stages, keys, documents = await explained(crowded, lookup)
         assert stages.isdisjoint({"SORT", "COLLSCAN"}), stages
         assert 1 <= documents <= 10
         assert keys <= 10
-    stages, keys, documents = await _explained(crowded, reads.ended(at, limit=100))
+    stages, keys, documents = await explained(crowded, reads.ended(at, limit=100))
     assert stages.isdisjoint({"SORT", "COLLSCAN"}), stages
     assert documents <= 100 + len(ENDED)
     assert keys <= 100 + 2 * len(ENDED)
@@ -145,7 +119,7 @@ async def test_a_message_that_was_handled_is_found_by_one_key(crowded: "Database
     collection: Any = crowded[COLLECTION]
     await collection.update_one({"_id": "ended-00077"}, {"$set": {field: ["older", "newer"]}})
     for reply_id, found in (("newer", 1), ("unknown", 0)):
-        stages, keys, documents = await _explained(crowded, reads.by_reply(1, "c", reply_id))
+        stages, keys, documents = await explained(crowded, reads.by_reply(1, "c", reply_id))
         assert stages.isdisjoint({"SORT", "COLLSCAN"})
         assert (keys, documents) == (found, found)
 
@@ -157,7 +131,7 @@ async def test_a_session_is_found_by_its_own_keys(crowded: "Database", by: str) 
         "trigger": reads.by_trigger(1, "ended-trigger-77"),
         "preview": reads.by_preview(1, "ended-preview-77"),
     }
-    _, keys, documents = await _explained(crowded, lookups[by])
+    _, keys, documents = await explained(crowded, lookups[by])
     assert (keys, documents) == (1, 1)
 
 

@@ -41,6 +41,7 @@ from sessions.testing import MovedClock, SessionMaker
 from tests.contract.test_cancellation import assert_whole
 from tests.contract.test_random_calls import assert_legal_history
 from tests.faults.campaign import Form, Setting, Tally, Unable
+from tests.support.lookups_and_sweeps import LOOKUPS
 from tests.support.ready_call import ready_call
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -214,24 +215,11 @@ async def _watching(scene: Scene) -> Cancelling:
     return Cancelling(work, session.session_id, _unchanged)
 
 
-LOOKS: Final[Mapping[str, Callable[[SessionRepository, str], Awaitable[object]]]] = {
-    "get": lambda r, id_: r.get(id_, user_id=1),
-    "history": lambda r, id_: r.history(id_, user_id=1),
-    "route": lambda r, _: r.route(1, "c"),
-    "route_many": lambda r, _: r.route_many(1, ["c", "d"]),
-    "latest": lambda r, _: r.latest(1, "c"),
-    "find_by_trigger": lambda r, _: r.find_by_trigger("t", user_id=1),
-    "find_by_preview": lambda r, _: r.find_by_preview("p", user_id=1),
-    "find_by_reply": lambda r, _: r.find_by_reply("m", user_id=1, conversation_id="c"),
-    "list_sessions": lambda r, _: r.list_sessions(1),
-    "interrupted_applies": lambda r, _: r.interrupted_applies(),
-    "count_by_status": lambda r, _: r.count_by_status(),
-}
 WAYS: Final[Mapping[str, Sequence[Way]]] = {
     **{name: (_writing(CallName(name)),) for name in ("create", "get_or_create")},
     **{name.value: (_writing(name),) for name, rule in CALLS.items() if not rule.held},
     **{name.value: [_writing(name, kind) for kind in rule.held] for name, rule in CALLS.items() if rule.held},
-    **{name: (_reading(look),) for name, look in LOOKS.items()},
+    **{name: (_reading(look),) for name, look in LOOKUPS.items()},
     "expire_due": (_sweeping(lambda repository: repository.expire_due()),),
     "recover_stalled": (_sweeping(lambda repository: repository.recover_stalled()),),
     "purge": (_sweeping(lambda repository: repository.purge(ended_before=START)),),
