@@ -105,6 +105,18 @@ async def end_of(task: "asyncio.Task[Handled]") -> Handled:
         return await task
 
 
+async def at_work(
+    repository: SessionRepository,
+) -> tuple[ActiveScheduleSessionSnapshot, Assistant, SessionBridge, "asyncio.Task[Handled]"]:
+    """A session whose graph works on message ``m1``: the session as it asked, the graph, the bridge, and that call."""
+    session = await asked(repository)
+    assistant = Assistant()
+    bridge = SessionBridge(repository, assistant)
+    first = deliver(bridge, "m1")
+    await assistant.works_on("m1")
+    return session, assistant, bridge, first
+
+
 # --- held, and delivered again ---------------------------------------------------------------------------------
 
 
@@ -120,16 +132,14 @@ async def test_a_held_message_delivered_again(
     repository: SessionRepository, result: GraphResult, comes_to: type
 ) -> None:
     """What `Held` names keeps it from answering what was asked after it was written."""
-    session = await asked(repository)
-    assistant = Assistant()
-    bridge = SessionBridge(repository, assistant)
-    first = deliver(bridge, "m1")
-    await assistant.works_on("m1")
+    session, assistant, bridge, first = await at_work(repository)
     held = await bridge.handle(1, "c", "Wednesday", message_id="m2")
     assert isinstance(held, Held)
     assert held.question_id == session.question_id
     again = await bridge.handle(1, "c", "Wednesday", message_id="m2", question_id=held.question_id, redelivered=True)
     assert again == held
+    assert isinstance(again, Held)
+    assert again.question_id == held.question_id
     assistant.answer("m1", result)
     await end_of(first)
     assistant.answer("m2", AskUser("And which time?"))
@@ -164,11 +174,7 @@ async def test_a_message_held_while_a_preview_is_changed(
 )
 async def test_a_message_that_waits(repository: SessionRepository, result: GraphResult, comes_to: type) -> None:
     """It goes on as soon as the run has ended, and never answers a question asked meanwhile."""
-    session = await asked(repository)
-    assistant = Assistant()
-    bridge = SessionBridge(repository, assistant)
-    first = deliver(bridge, "m1")
-    await assistant.works_on("m1")
+    session, assistant, bridge, first = await at_work(repository)
     second = deliver(bridge, "m2", wait=LONG)
     await asyncio.sleep(0.1)
     assert not second.done()
@@ -183,11 +189,7 @@ async def test_a_message_that_waits(repository: SessionRepository, result: Graph
 
 async def test_a_wait_that_is_over(repository: SessionRepository) -> None:
     """The run goes on and the message is held, as without a wait."""
-    await asked(repository)
-    assistant = Assistant()
-    bridge = SessionBridge(repository, assistant)
-    first = deliver(bridge, "m1")
-    await assistant.works_on("m1")
+    _, assistant, bridge, first = await at_work(repository)
     outcome = await end_of(deliver(bridge, "m2", wait=timedelta(milliseconds=50)))
     assert isinstance(outcome, Held)
     assistant.answer("m1", AskUser("And?"))
@@ -206,11 +208,7 @@ async def test_a_message_that_waits_for_a_dead_worker(brief: SessionRepository) 
 
 async def test_a_cancelled_wait(repository: SessionRepository) -> None:
     """A caller that leaves while it waits leaves nothing behind, and has consumed nothing."""
-    await asked(repository)
-    assistant = Assistant()
-    bridge = SessionBridge(repository, assistant)
-    first = deliver(bridge, "m1")
-    await assistant.works_on("m1")
+    _, assistant, bridge, first = await at_work(repository)
     second = deliver(bridge, "m2", wait=LONG)
     await asyncio.sleep(0.05)
     second.cancel()
@@ -225,11 +223,7 @@ async def test_a_cancelled_wait(repository: SessionRepository) -> None:
 
 async def test_a_message_replaces_the_run(brief: SessionRepository) -> None:
     """The older graph is cancelled, its caller superseded; the newer one answers the same question."""
-    session = await asked(brief)
-    assistant = Assistant()
-    bridge = SessionBridge(brief, assistant)
-    first = deliver(bridge, "m1")
-    await assistant.works_on("m1")
+    session, assistant, bridge, first = await at_work(brief)
     second = deliver(bridge, "m2", while_running=WhileRunning.REPLACE)
     await assistant.works_on("m2")
     assert isinstance(await end_of(first), Superseded)
@@ -271,11 +265,7 @@ async def test_a_message_does_not_replace_itself(repository: SessionRepository) 
 
 async def test_a_blank_message_replaces_nothing(repository: SessionRepository) -> None:
     """It is no answer, so the run goes on."""
-    await asked(repository)
-    assistant = Assistant()
-    bridge = SessionBridge(repository, assistant)
-    first = deliver(bridge, "m1")
-    await assistant.works_on("m1")
+    _, assistant, bridge, first = await at_work(repository)
     blank = await bridge.handle(1, "c", "  ", message_id="m2", while_running=WhileRunning.REPLACE)
     assert isinstance(blank, Held)
     assistant.answer("m1", AskUser("And?"))
@@ -284,11 +274,7 @@ async def test_a_blank_message_replaces_nothing(repository: SessionRepository) -
 
 async def test_what_was_replaced_stays_so_when_its_successor_is_stopped(brief: SessionRepository) -> None:
     """The successor comes again, and knows of the message that it replaced."""
-    session = await asked(brief)
-    assistant = Assistant()
-    bridge = SessionBridge(brief, assistant)
-    first = deliver(bridge, "m1")
-    await assistant.works_on("m1")
+    session, assistant, bridge, first = await at_work(brief)
     second = deliver(bridge, "m2", while_running=WhileRunning.REPLACE)
     await assistant.works_on("m2")
     await bridge.stop(1, session.session_id)
@@ -418,11 +404,7 @@ async def test_two_hundred_in_one_place(repository: SessionRepository) -> None:
 @pytest.mark.slow
 async def test_two_hundred_stops(repository: SessionRepository) -> None:
     """One of them gives the run back; all of them say that it is stopped."""
-    session = await asked(repository)
-    assistant = Assistant()
-    bridge = SessionBridge(repository, assistant)
-    first = deliver(bridge, "m1")
-    await assistant.works_on("m1")
+    session, assistant, bridge, first = await at_work(repository)
     outcomes = await asyncio.gather(*(bridge.stop(1, session.session_id) for _ in range(200)))
     assert {type(outcome) for outcome in outcomes} == {Stopped}
     history = await repository.history(session.session_id, user_id=1)
@@ -437,11 +419,7 @@ async def test_two_hundred_stops(repository: SessionRepository) -> None:
 
 async def test_stop(brief: SessionRepository) -> None:
     """The graph is cancelled, the question stands as before, and the message can come again."""
-    session = await asked(brief)
-    assistant = Assistant()
-    bridge = SessionBridge(brief, assistant)
-    first = deliver(bridge, "m1")
-    await assistant.works_on("m1")
+    session, assistant, bridge, first = await at_work(brief)
     stopped = await bridge.stop(1, session.session_id)
     assert isinstance(stopped, Stopped)
     now = stopped.session
@@ -500,11 +478,7 @@ async def test_a_run_is_cancelled_at_once(repository: SessionRepository, databas
 
 async def test_without_change_streams_a_run_learns_by_its_renewal(brief: SessionRepository) -> None:
     """On the double and on a standalone; never later than the next renewal."""
-    session = await asked(brief)
-    assistant = Assistant()
-    bridge = SessionBridge(brief, assistant)
-    first = deliver(bridge, "m1")
-    await assistant.works_on("m1")
+    session, assistant, bridge, first = await at_work(brief)
     await brief.interrupt(session.session_id, user_id=1)
     assert isinstance(await end_of(first), Superseded)
 
