@@ -404,7 +404,7 @@ async def test_two_hundred_in_one_place(repository: SessionRepository) -> None:
 @pytest.mark.slow
 async def test_two_hundred_stops(repository: SessionRepository) -> None:
     """One of them gives the run back; all of them say that it is stopped."""
-    session, assistant, bridge, first = await at_work(repository)
+    session, _, bridge, first = await at_work(repository)
     outcomes = await asyncio.gather(*(bridge.stop(1, session.session_id) for _ in range(200)))
     assert {type(outcome) for outcome in outcomes} == {Stopped}
     history = await repository.history(session.session_id, user_id=1)
@@ -478,7 +478,7 @@ async def test_a_run_is_cancelled_at_once(repository: SessionRepository, databas
 
 async def test_without_change_streams_a_run_learns_by_its_renewal(brief: SessionRepository) -> None:
     """On the double and on a standalone; never later than the next renewal."""
-    session, assistant, bridge, first = await at_work(brief)
+    session, _, _, first = await at_work(brief)
     await brief.interrupt(session.session_id, user_id=1)
     assert isinstance(await end_of(first), Superseded)
 
