@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 import pytest_asyncio
@@ -27,10 +27,10 @@ from sessions import (
 )
 from sessions.domain.lifecycle import CALLS, CallName
 from sessions.mongod import find_mongod
-from sessions.store.clients import connect, disconnect
 from sessions.store.document import COLLECTION, INDEXES
 from sessions.store.rights import ROLES
 from sessions.testing import BACKENDS, MovedClock, SessionMaker
+from tests.support.connected import connected
 from tests.support.lookups_and_sweeps import LOOKUPS, SWEEPS
 from tests.support.ready_call import ready_call
 from tests.support.secured_server import PASSWORD, Secured, running_secured
@@ -61,11 +61,10 @@ async def secured() -> AsyncIterator[Secured]:
             assert made.returncode == 0, made.stderr
             assert [line.split()[1].rstrip(":") for line in made.stdout.splitlines()] == [word] * len(ROLES)
             assert PASSWORD not in made.stdout + made.stderr
-        client: Any = connect(running.uri("root"))
-        for role in ROLES:
-            await client[DATABASE].command({"createUser": role, "pwd": PASSWORD, "roles": [role]})
-        await client[DATABASE][COLLECTION].create_indexes(list(INDEXES))
-        await disconnect(client)
+        async with connected(running.uri("root")) as client:
+            for role in ROLES:
+                await client[DATABASE].command({"createUser": role, "pwd": PASSWORD, "roles": [role]})
+            await client[DATABASE][COLLECTION].create_indexes(list(INDEXES))
         yield running
 
 
@@ -80,18 +79,18 @@ async def opened_as(
     role: str, secured: Secured, driver: str, clock: MovedClock | None = None
 ) -> AsyncIterator[SessionRepository]:
     """The sessions, as the user of a role."""
-    client: Any = connect(secured.uri(role, database=DATABASE), driver=driver)
-    async with open_repository(client[DATABASE], timeout=20, clock=clock) as repository:
+    async with (
+        connected(secured.uri(role, database=DATABASE), driver=driver) as client,
+        open_repository(client[DATABASE], timeout=20, clock=clock) as repository,
+    ):
         yield repository
-    await disconnect(client)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def application(secured: Secured, driver: str, session_clock: MovedClock) -> AsyncIterator[SessionRepository]:
     """The sessions of the application, none at first."""
-    root: Any = connect(secured.uri("root"))
-    await root[DATABASE][COLLECTION].delete_many({})
-    await disconnect(root)
+    async with connected(secured.uri("root")) as root:
+        await root[DATABASE][COLLECTION].delete_many({})
     async for repository in opened_as("sessionsApplication", secured, driver, session_clock):
         yield repository
 
@@ -175,12 +174,13 @@ async def test_the_other_roles(secured: Secured, driver: str, maker: SessionMake
         assert (await repository.get(session.session_id, user_id=1)).status is SessionStatus.APPLIED
         with pytest.raises(StoreUnavailable):
             await repository.record_notification(session.session_id, "n", user_id=1)
-    client: Any = connect(secured.uri("sessionsPurge", database=DATABASE), driver=driver)
-    async with open_repository(client[DATABASE], verify_indexes=False, timeout=20, clock=session_clock) as repository:
+    async with (
+        connected(secured.uri("sessionsPurge", database=DATABASE), driver=driver) as client,
+        open_repository(client[DATABASE], verify_indexes=False, timeout=20, clock=session_clock) as repository,
+    ):
         assert await repository.purge(ended_before=session_clock()) >= 1
         with pytest.raises(StoreUnavailable):
             await repository.record_notification(session.session_id, "n", user_id=1)
-    await disconnect(client)
 
 
 @pytest.mark.parametrize("uri", [None, f"mongodb://root:{PASSWORD}@127.0.0.1:1/?serverSelectionTimeoutMS=100"])

@@ -11,8 +11,9 @@ from typing import Any, Final
 from sessions import Applied, AskUser, SessionBridge, SessionRepository, ShowPreview, StoreUnavailable, Turn
 from sessions.mongod import find_mongod, running_mongod
 from sessions.repository import open_repository
-from sessions.store.clients import connect, disconnect
+from sessions.store.clients import Database
 from tests.faults.campaign import Setting, Tally, Unable
+from tests.support.connected import connected
 
 TASKS: Final = 50
 OVERLOAD: Final = 10
@@ -78,13 +79,15 @@ class Load:
         return answer
 
     async def _play(self) -> None:
+        """One whole session, or as far as nothing is refused: what follows would answer a question not asked."""
         self._sessions += 1
         name = f"s{self._sessions}"
         started = await self._call(self._bridge.start(1, name, AskUser("Which day?"), conversation_id=name))
         if started is None:
             return
         for text in ("first", "second"):
-            await self._call(self._bridge.handle(1, name, text, message_id=f"{name}-{text}"))
+            if await self._call(self._bridge.handle(1, name, text, message_id=f"{name}-{text}")) is None:
+                return
         done = await self._call(self._bridge.confirm(1, started.session.session_id, preview_id=f"p-{name}-second"))
         assert done is None or isinstance(done, Applied), done
         self._setting.advance()
@@ -113,8 +116,8 @@ async def run(setting: Setting) -> Tally:
         logging.getLogger(name).addHandler(heard)
     loop.set_debug(setting.is_short)  # in the long form it would be the load
     try:
-        async with running_mongod(binary) as uri:
-            return await _measured(setting, uri, heard)
+        async with running_mongod(binary) as uri, connected(uri, driver=setting.driver) as client:
+            return await _measured(setting, client["load"], heard)
     finally:
         loop.set_debug(False)
         for name in ("asyncio", "sessions"):
@@ -131,10 +134,9 @@ async def _left_after(before: set["asyncio.Task[Any]"]) -> list[str]:
         await asyncio.sleep(0.1)
 
 
-async def _measured(setting: Setting, uri: str, heard: Warnings) -> Tally:
-    client: Any = connect(uri, driver=setting.driver)
+async def _measured(setting: Setting, database: Database, heard: Warnings) -> Tally:
     seconds = SECONDS[setting.is_short]
-    async with open_repository(client["load"], create_indexes=True, timeout=30) as repository:
+    async with open_repository(database, create_indexes=True, timeout=30) as repository:
         calm = Load(repository, setting)
         await calm.run(TASKS, seconds / 3)  # until caches and pools are full
         tasks, before = asyncio.all_tasks(), resident()
@@ -145,14 +147,13 @@ async def _measured(setting: Setting, uri: str, heard: Warnings) -> Tally:
         left = await _left_after(tasks)
     warned = list(heard.told)
     asyncio.get_running_loop().set_debug(False)  # it would be the overload
-    async with open_repository(client["load"], timeout=TIMEOUT) as repository:
+    async with open_repository(database, timeout=TIMEOUT) as repository:
         flood = Load(repository, setting)
         flood._sessions = soak._sessions
         await flood.run(TASKS * OVERLOAD, OVERLOADED_SECONDS[setting.is_short])
         after = Load(repository, setting)
         after._sessions = flood._sessions + 1_000_000
         await after.run(1, 1.0)
-    await disconnect(client)
     return {
         "acknowledged": calm.acknowledged + soak.acknowledged + flood.acknowledged + after.acknowledged,
         "a second": round(soak.acknowledged / seconds),

@@ -1,13 +1,12 @@
 """The short form of the lost acknowledgements: every writing method is carried out once, whatever it is answered."""
 
-from typing import Any
-
 import pytest
 
 from sessions.domain.lifecycle import CALLS
-from sessions.store.clients import connect, default_driver, disconnect
+from sessions.store.clients import default_driver
 from tests.faults.campaign import Form, Setting
 from tests.faults.lost_acknowledgements import on, writing_methods
+from tests.support.connected import connected
 from tests.support.fail_points import failing
 
 pytestmark = pytest.mark.faults
@@ -20,10 +19,8 @@ def test_no_call_is_forgotten() -> None:
 
 async def test_each_is_carried_out_once(mongod_uri: str) -> None:
     """One entry, one effect, and the answer of that."""
-    client: Any = connect(mongod_uri)
-    async with failing(client["any"], "insert", appName="nobody's"):
+    async with connected(mongod_uri) as client, failing(client["any"], "insert", appName="nobody's"):
         """Skipped on a server that has no fail points."""
-    await disconnect(client)
     counted, wrong = await on(Setting(Form.SHORT, 14, default_driver()), mongod_uri)
     assert wrong == []
     assert counted.keys() - {"lost answers"} == writing_methods()
