@@ -245,8 +245,8 @@ def anchor(heading: str) -> str:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_links_lead_somewhere(page: str) -> None:
-    """No link of a page leads to a file or a heading that is not there."""
-    for link in re.findall(r"\]\((?!http)([^)]+)\)", PAGES[page]):
+    """No link or picture of a page leads to a file or a heading that is not there."""
+    for link in re.findall(r"(?:\]\(|src=\")(?!http)([^)\"]+)", PAGES[page]):
         path, _, heading = link.partition("#")
         target = (ROOT / page).parent / path if path else ROOT / page
         assert target.exists(), f"{page} leads to {link}"
