@@ -9,6 +9,7 @@ _PACKAGES: Final[Mapping[str, frozenset[str]]] = {
     "demo": frozenset({"rich", "motor", "mongomock_motor"}),
     "fastapi": frozenset({"fastapi", "sse_starlette", "anyio"}),
     "langgraph": frozenset({"langgraph", "langchain_core"}),
+    "testing": frozenset({"mongomock_motor"}),
 }
 """What each extra brings, by the name that it is imported by."""
 

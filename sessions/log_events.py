@@ -18,6 +18,7 @@ class LogEvent(Enum):
 
     WORK_FAILED = (logging.ERROR, "session %(session_id)s: %(reason)s\n%(traces)s")
     WORK_PUT_OFF = (logging.WARNING, "session %(session_id)s: put off, since %(reason)s")
+    ATTEMPTS_SPENT = (logging.ERROR, "session %(session_id)s: failed, since no attempt came to an outcome")
     ANSWER_REFUSED = (logging.ERROR, "session %(session_id)s: %(reason)s")
     ANSWER_CUT = (logging.WARNING, "%(argument)s of the graph has %(length)s characters: it is cut to %(longest)s")
     ANSWER_TEXTS_LEFT_OUT = (

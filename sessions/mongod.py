@@ -1,4 +1,7 @@
-"""A real ``mongod`` of one's own, for tests and the demo: found, started on free loopback ports, stopped again."""
+"""A real ``mongod`` of one's own, for tests and the demo: found, started on free loopback ports, stopped again.
+
+``python -m sessions.mongod`` runs one until Ctrl-C, and prints its URI.
+"""
 
 import asyncio
 import contextlib
@@ -6,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +20,14 @@ from typing import Any, Final
 from sessions.store.clients import connect, disconnect
 
 _REPLICA_SET: Final = "sessions"
+NO_MONGOD: Final = "no mongod on PATH, and none of the extra `server`, which has one for Linux on x86-64 only"
 _UP_WITHIN_SECONDS: Final = 90.0  # a busy machine; a process that has ended is noticed at once
 _ELECTION_TIMEOUT_MS: Final = 1000
 _PRIMARY, _SECONDARY = 1, 2  # states in the answer of replSetGetStatus
 
 
 class MongodFailed(RuntimeError):
-    """The server did not come up; the text carries the end of its log."""
+    """There is no program to start, or the server did not come up: then the text carries the end of its log."""
 
 
 def find_mongod() -> Path | None:
@@ -186,16 +191,18 @@ class ReplicaSet:
 
 
 @contextlib.asynccontextmanager
-async def running_replica_set(binary: Path, *, members: int = 3) -> AsyncIterator[ReplicaSet]:
+async def running_replica_set(binary: Path | None = None, *, members: int = 3) -> AsyncIterator[ReplicaSet]:
     """Run a replica set on free loopback ports; leaves nothing behind its block.
 
     Args:
-        binary: What `find_mongod` found.
+        binary: The program; None for what `find_mongod` finds.
         members: How many processes.
 
     Raises:
-        MongodFailed: The servers did not come up within 90 seconds.
+        MongodFailed: There is no program, or the servers did not come up within 90 seconds.
     """
+    if (binary := binary or find_mongod()) is None:
+        raise MongodFailed(f"{NO_MONGOD}: install it, or use a server that runs already")
     home = Path(tempfile.mkdtemp(prefix="sessions-mongod-", dir=_scratch()))
     running: list[Member] = []
     try:
@@ -210,14 +217,32 @@ async def running_replica_set(binary: Path, *, members: int = 3) -> AsyncIterato
 
 
 @contextlib.asynccontextmanager
-async def running_mongod(binary: Path) -> AsyncIterator[str]:
+async def running_mongod(binary: Path | None = None) -> AsyncIterator[str]:
     """Run a replica set of one on a free loopback port; gives its URI, and leaves nothing behind its block.
 
     Args:
-        binary: What `find_mongod` found.
+        binary: The program; None for what `find_mongod` finds.
 
     Raises:
-        MongodFailed: The server did not come up within 90 seconds.
+        MongodFailed: There is no program, or the server did not come up within 90 seconds.
     """
     async with running_replica_set(binary, members=1) as replica_set:
         yield replica_set.uri
+
+
+async def _run_until_stopped() -> None:
+    serving = asyncio.current_task()
+    with contextlib.suppress(NotImplementedError):  # on Windows
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: serving and serving.cancel())
+    async with running_mongod() as uri:
+        print(f"{uri}\nCtrl-C ends it, and its data go with it.", flush=True)  # noqa: T201 - it is a command
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(_run_until_stopped())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(0)
+    except MongodFailed as failed:
+        sys.exit(str(failed))

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Final, Self
 
-from sessions.domain.lifecycle import SessionStatus
+from sessions.domain.lifecycle import ENDED, SessionStatus
 from sessions.domain.models import ActiveScheduleSessionSnapshot
 
 
@@ -193,8 +193,13 @@ class StalePreview(SessionError):
     http_status: ClassVar[int] = 409
 
     def __init__(self, about: SessionRef, *, current_preview_id: str | None) -> None:
-        now = f"is {current_preview_id!r}: show it and ask the user again" if current_preview_id else "is none: wait"
-        super().__init__(about, f"the preview on offer {now}")
+        if current_preview_id:
+            now = f"the preview on offer is {current_preview_id!r}: show it and ask the user again"
+        elif about.status in ENDED:
+            now = "no preview is on offer any more: show the user how the session has ended"
+        else:
+            now = "no preview is on offer now: show the user the question that stands, or wait for the next preview"
+        super().__init__(about, now)
         self.current_preview_id = current_preview_id
 
 

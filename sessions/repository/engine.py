@@ -311,4 +311,5 @@ class Engine:
         ended = await store.find_one_and_update(write, about=call.about)
         if ended is not None:
             now = Found.of(ended, found.at)
+            log(LogEvent.ATTEMPTS_SPENT, session_id=now.session.session_id)
             raise TransitionConflict(now.about, reason=ConflictReason.ATTEMPTS_EXHAUSTED)

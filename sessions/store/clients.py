@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
+from sessions.extras import needs_extra
+
 if TYPE_CHECKING:
     from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorClientSession, AsyncIOMotorDatabase
     from pymongo.asynchronous.client_session import AsyncClientSession
@@ -35,7 +37,8 @@ def connect(uri: str, *, driver: str | None = None, listeners: Sequence[Any] = (
 
 def connect_double() -> Client:
     """The in-memory double; no atomicity, no indexes and no speed can be proved on it."""
-    from mongomock_motor import AsyncMongoMockClient  # noqa: PLC0415 - the double is for tests and demos only
+    with needs_extra("testing", "The in-memory double"):
+        from mongomock_motor import AsyncMongoMockClient  # noqa: PLC0415 - the double is for tests and demos only
 
     double: Client = AsyncMongoMockClient()
     return double

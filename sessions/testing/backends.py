@@ -10,11 +10,14 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import pytest
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
 
-from sessions.mongod import find_mongod, running_mongod
+from sessions.mongod import NO_MONGOD, find_mongod, running_mongod
 from sessions.store.clients import Database
 from sessions.store.document import COLLECTION
 
+_ANSWERS_WITHIN_MS: Final = 10_000
 _BEANIE_2: Final = not version("beanie").startswith("1.")
 
 
@@ -46,14 +49,26 @@ BACKENDS: Final[Mapping[str, Backend]] = {
 }
 
 
+def _must_answer(uri: str) -> None:
+    """Fail once, in words, rather than in each test after the driver's half a minute."""
+    try:
+        with MongoClient[dict[str, Any]](uri, serverSelectionTimeoutMS=_ANSWERS_WITHIN_MS) as client:
+            client.admin.command("ping")
+    # Not only PyMongoError: a port that is no number is a ValueError. Their texts may hold parts of the URI.
+    except (PyMongoError, ValueError, TypeError, OSError) as error:
+        told = f"the server of MONGODB_URI does not answer ({type(error).__name__}): start it, or unset the variable"
+        pytest.fail(told, pytrace=False)
+
+
 @contextmanager
 def server_of_the_run() -> Iterator[str]:
     """The URI of MONGODB_URI's server, else of a ``mongod`` that lives as long as the block; a skip without either."""
     if given := os.environ.get("MONGODB_URI"):
+        _must_answer(given)
         yield given
         return
     if (binary := find_mongod()) is None:
-        pytest.skip("no MONGODB_URI, no mongod on PATH, and the `server` extra has none for this platform")
+        pytest.skip(f"no MONGODB_URI, {NO_MONGOD}")
     # On a loop in a thread of its own: that of the tests is whichever each of them runs on.
     with ThreadPoolExecutor(1, "sessions-mongod") as thread:
         runner, stack = asyncio.Runner(), AsyncExitStack()

@@ -99,7 +99,9 @@ async def test_a_graph_that_recovers(repository: SessionRepository) -> None:
     assert len({turn.idempotency_key for turn in graph.turns}) == 1
 
 
-async def test_a_graph_that_never_recovers(database: "Database", session_clock: MovedClock) -> None:
+async def test_a_graph_that_never_recovers(
+    database: "Database", session_clock: MovedClock, caplog: pytest.LogCaptureFixture
+) -> None:
     """After `max_attempts` its session fails, as if its workers had died; a preview stands where its changes did."""
     async with open_repository(database, create_indexes=True, clock=session_clock, max_attempts=3) as few:
         await few.create(1, "t", conversation_id="c", pending_question="Which day?")
@@ -112,6 +114,9 @@ async def test_a_graph_that_never_recovers(database: "Database", session_clock: 
         assert isinstance(changes[0], Deferred)
         assert changes[0].question_id is None
         assert changes[-1].session is not None
+        (ended,) = [told for told in caplog.records if getattr(told, "event", "") == "sessions.attempts_spent"]
+        assert outcomes[-1].session is not None
+        assert vars(ended)["session_id"] == outcomes[-1].session.session_id  # that of the preview has not ended
         assert changes[-1].session.status is SessionStatus.READY_PREVIEW
 
 

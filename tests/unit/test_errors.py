@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -10,6 +11,7 @@ import pytest
 import sessions
 from sessions import ActiveScheduleSessionSnapshot, ConflictReason, SessionError, SessionStatus
 from sessions.domain.errors import SessionRef, WriteOutcome
+from sessions.domain.lifecycle import NOT_ENDED
 
 QUESTION: Final = "what the user is asked"
 SNAPSHOT: Final = ActiveScheduleSessionSnapshot.model_validate(
@@ -181,6 +183,14 @@ def test_texts_where_nothing_stands() -> None:
         sessions.ConversationBusy(ABOUT, governing_session_id=None),
     ):
         assert "None" not in str(error)
+
+
+@pytest.mark.parametrize("status", SessionStatus)
+def test_a_preview_that_is_gone_says_what_to_show(status: SessionStatus) -> None:
+    """Where the session has ended there is nothing to wait for."""
+    told = str(sessions.StalePreview(replace(ABOUT, status=status), current_preview_id=None))
+    assert ("wait" in told) == (status in NOT_ENDED)
+    assert ("has ended" in told) == (status not in NOT_ENDED)
 
 
 def test_invalid_input_is_a_value_error() -> None:
