@@ -5,16 +5,12 @@ Run it with ``python docs/examples/lesson_chat.py``: it plays one conversation a
 
 import asyncio
 import os
-import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib.util import find_spec
-from inspect import isawaitable
 from typing import Any, Final
 
-import pymongo
+from pymongo import AsyncMongoClient
 from pymongo.errors import ConnectionFailure
 
 from sessions import (
@@ -42,7 +38,7 @@ from sessions import (
     action_url,
     open_repository,
 )
-from sessions.mongod import find_mongod, running_mongod
+from sessions.mongod import running_mongod
 
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
 
@@ -220,31 +216,11 @@ async def play(chat: LessonChat) -> list[str]:
     return said
 
 
-@asynccontextmanager
-async def connected(uri: str) -> AsyncIterator[Any]:
-    """A client of the driver that is installed, closed at the end."""
-    if find_spec("motor") is not None:
-        from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415 - one of the two is installed
-
-        client: Any = AsyncIOMotorClient(uri)
-    else:
-        client = pymongo.AsyncMongoClient(uri)
-    try:
-        yield client
-    finally:
-        if isawaitable(closing := client.close()):
-            await closing
-
-
 async def main() -> None:
     """Play it on the server of ``MONGODB_URI``, or on one of its own, and print the audit chain, found three ways."""
     async with AsyncExitStack() as stack:
-        uri = os.environ.get("MONGODB_URI")
-        if uri is None:
-            if (binary := find_mongod()) is None:
-                sys.exit("set MONGODB_URI, or put a mongod on PATH")
-            uri = await stack.enter_async_context(running_mongod(binary))
-        client = await stack.enter_async_context(connected(uri))
+        uri = os.environ.get("MONGODB_URI") or await stack.enter_async_context(running_mongod())
+        client = await stack.enter_async_context(AsyncMongoClient[dict[str, Any]](uri))
         database = client["lesson_chat"]
         stack.push_async_callback(client.drop_database, "lesson_chat")
         sessions = await stack.enter_async_context(open_repository(database, create_indexes=True))

@@ -6,16 +6,16 @@ in its place, ``taskiq worker lesson_worker:broker`` starts a worker, and any nu
 
 import asyncio
 import os
-import sys
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any, Final
 
-from lesson_chat import Again, LessonChat, connected
+from lesson_chat import Again, LessonChat
+from pymongo import AsyncMongoClient
 from taskiq import InMemoryBroker, TaskiqEvents, TaskiqState
 
 from sessions import ConversationBusy, StoreUnavailable, open_repository
-from sessions.mongod import find_mongod, running_mongod
+from sessions.mongod import running_mongod
 
 broker: Final = InMemoryBroker()
 BUSY_FOR: Final = timedelta(seconds=1)
@@ -28,7 +28,7 @@ AWAY_FOR: Final = timedelta(seconds=1)
 async def open_sessions(state: TaskiqState) -> None:
     """Each worker opens the sessions once, and takes part in the upkeep for as long as it runs."""
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(connected(os.environ["MONGODB_URI"]))
+        client = await stack.enter_async_context(AsyncMongoClient[dict[str, Any]](os.environ["MONGODB_URI"]))
         database = client["lesson_worker"]
         # In production `python -m indexes apply` has made the indexes.
         sessions = await stack.enter_async_context(open_repository(database, create_indexes=True))
@@ -121,9 +121,7 @@ async def main() -> None:
     """Play it on the server of ``MONGODB_URI``, or on one of its own."""
     async with AsyncExitStack() as stack:
         if "MONGODB_URI" not in os.environ:
-            if (binary := find_mongod()) is None:
-                sys.exit("set MONGODB_URI, or put a mongod on PATH")
-            os.environ["MONGODB_URI"] = await stack.enter_async_context(running_mongod(binary))
+            os.environ["MONGODB_URI"] = await stack.enter_async_context(running_mongod())
         await broker.startup()
         stack.push_async_callback(broker.shutdown)
         print(*await play(), sep="\n")

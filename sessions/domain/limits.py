@@ -110,11 +110,16 @@ class DurationLimit(NamedTuple):
             raise ValueError(str(self))
         return value
 
+    @property
+    def in_seconds(self) -> str:
+        """What it must be where it is given in seconds."""
+        return f"a number of seconds from {self.least.total_seconds():g} to {self.greatest.total_seconds():g}"
+
     def checked_seconds(self, value: object) -> float:
         """A number of seconds within the same limit."""
         least, greatest = self.least.total_seconds(), self.greatest.total_seconds()
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= greatest:
-            raise ValueError(f"a number of seconds from {least:g} to {greatest:g}")
+            raise ValueError(self.in_seconds)
         return float(value)
 
 

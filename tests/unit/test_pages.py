@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
@@ -14,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 import pytest
 
 import sessions as library
-from sessions import SessionBridge, SessionError, SessionRepository, open_repository
+from sessions import SessionBridge, SessionError, SessionRepository, Turn, open_repository
 from sessions.bridge import outcomes
+from sessions.bridge.graph import GraphResult
 from sessions.cli.diagram import lifecycle_svg
-from sessions.domain import errors
+from sessions.domain import errors, limits
 from sessions.domain.lifecycle import lifecycle_diagram
 from sessions.domain.models import ActiveScheduleSessionSnapshot, ActiveScheduleSessionState
-from sessions.store.clients import default_driver
 from sessions.testing import Backend
 
 if TYPE_CHECKING:
@@ -33,11 +35,7 @@ PAGES: Final = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") fo
 README: Final = PAGES["README.md"]
 AS_A_PROGRAM: Final = "docs/first-steps.md"
 """Its blocks are one program, which is run as its reader runs it."""
-MOTOR_ONLY: Final = {
-    "await database.client.start_session()": "database.client.start_session()",
-    "from motor.motor_asyncio import AsyncIOMotorClient": "from pymongo import AsyncMongoClient as AsyncIOMotorClient",
-    "    client.close()": "    await client.close()",
-}
+MOTOR_ONLY: Final = ("await database.client.start_session()", "database.client.start_session()")
 """What a page writes for Motor, and what its reader writes for PyMongo Async instead."""
 NEEDS: Final = {
     "init_beanie": "beanie",
@@ -67,13 +65,6 @@ def rows(page: str, title: str) -> list[list[str]]:
     section = re.split(rf"^#+ {title}\n", PAGES[page], maxsplit=1, flags=re.MULTILINE)[1].partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-
-
-def for_driver(source: str, name: str) -> str:
-    """The source as its reader with this backend writes it."""
-    for motor, pymongo in MOTOR_ONLY.items() if name == "pymongo" else ():
-        source = source.replace(motor, pymongo)
-    return source
 
 
 # --- README is a front door -------------------------------------------------------------------------------------
@@ -126,6 +117,26 @@ def test_the_errors_are_those_of_the_code() -> None:
         if issubclass(kind, SessionError) and kind is not SessionError
     }
     assert {name.strip("`"): int(status) for name, status, _ in rows("docs/errors.md", "Errors")} == declared
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    """The page names every argument that has a limit, and what it must be."""
+    arguments: dict[str, list[str]] = {}
+    tables = (limits.IDENTIFIERS, limits.TEXTS, limits.TEXT_LISTS, limits.INTEGERS, limits.DURATIONS)
+    for name, limit in (item for table in tables for item in table.items()):
+        told = limit.in_seconds if name == "timeout" and isinstance(limit, limits.DurationLimit) else str(limit)
+        named = "`limit` of `list_sessions`" if name == "page limit" else f"`{name}`"
+        arguments.setdefault(told, []).append(named)
+    assert rows("docs/errors.md", "Limits") == [[", ".join(names), told] for told, names in arguments.items()]
+
+
+def test_what_a_graph_is_given_and_answers() -> None:
+    """The page names every field of a `Turn`, and each answer with the arguments that it takes."""
+    page, given = "docs/chat-entry-point.md", [field.name for field in fields(Turn)]
+    assert {name.strip("`") for name, _ in rows(page, "What the graph is given")} == {*given, "idempotency_key"}
+    answers = {name.strip("`"): arguments for name, arguments, _ in rows(page, "What the graph answers")}
+    taken = {kind.__name__: inspect.signature(kind).parameters for kind in get_args(GraphResult)}
+    assert answers == {name: ", ".join(f"`{each}`" for each in arguments) for name, arguments in taken.items()}
 
 
 def test_the_outcomes_are_those_of_the_code() -> None:
@@ -199,7 +210,8 @@ async def test_the_python_blocks_run(
         known.update(database=database, sessions=sessions)
         for block in written:
             # Blocks stand in an async function of their reader's. A traceback shows the line of the page.
-            source = "\n" * (block.line - 1) + for_driver(block.text, backend.name)
+            text = block.text.replace(*MOTOR_ONLY) if backend.name == "pymongo" else block.text
+            source = "\n" * (block.line - 1) + text
             code = compile(source, str(ROOT / page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             running: Any = eval(code, known)  # noqa: S307 - our own pages
             if inspect.isawaitable(running):  # a block that only defines things has run
@@ -210,7 +222,7 @@ def test_the_first_steps_are_a_program(mongod_uri: str, tmp_path: Path) -> None:
     """The blocks of the first steps, put one below the other, print what the page says that they print."""
     program = tmp_path / "chat.py"
     source = "\n\n".join(block.text for block in blocks("python", AS_A_PROGRAM))
-    program.write_text(for_driver(source, default_driver()), encoding="utf-8")
+    program.write_text(source, encoding="utf-8")
     (typed, printed) = (block.text for block in blocks("text", AS_A_PROGRAM))
     ran = subprocess.run(  # noqa: S603 - our own page
         [sys.executable, str(program)],
@@ -262,6 +274,15 @@ def test_the_shell_blocks_name_declared_extras(page: str) -> None:
     named = re.findall(r"'(?:\.|active-schedule-sessions)\[([\w,-]+)\]'", PAGES[page])
     extras = {extra for group in named for extra in group.split(",")}
     assert [extra for extra in extras if not re.search(rf"^{extra} = \[", declared, flags=re.MULTILINE)] == []
+
+
+def test_the_extras_are_those_that_are_declared() -> None:
+    """The page names each, and says which are for work on the library itself."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    section = PAGES["docs/index.md"].partition("## Installing")[2].partition("\n## ")[0]
+    ours = re.findall(r"`([\w-]+)`", section.rpartition("|\n\n")[2])
+    named = {name.strip("`") for name, _ in rows("docs/index.md", "Installing")}
+    assert named | set(ours) == set(project["optional-dependencies"])
 
 
 def test_the_methods_that_pages_call_exist() -> None:

