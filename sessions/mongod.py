@@ -50,8 +50,9 @@ def _free_port() -> int:
         return port
 
 
-def _scratch() -> str | None:
-    # In memory if the machine offers it: every write here waits for the journal.
+def scratch_folder() -> str | None:
+    """Where a server keeps what nobody needs after it: in memory if the machine offers it, else None."""
+    # Every write here waits for the journal.
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a fresh directory of its own is made in it
 
 
@@ -203,7 +204,7 @@ async def running_replica_set(binary: Path | None = None, *, members: int = 3) -
     """
     if (binary := binary or find_mongod()) is None:
         raise MongodFailed(f"{NO_MONGOD}: install it, or use a server that runs already")
-    home = Path(tempfile.mkdtemp(prefix="sessions-mongod-", dir=_scratch()))
+    home = Path(tempfile.mkdtemp(prefix="sessions-mongod-", dir=scratch_folder()))
     running: list[Member] = []
     try:
         running.extend(Member(binary, home / str(number)) for number in range(members))

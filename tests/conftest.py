@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
@@ -10,12 +10,20 @@ import pytest
 import pytest_asyncio
 
 from sessions import open_repository
+from sessions.mongod import running_mongod
 from sessions.store.clients import connect, default_driver, disconnect
+from tests.support.least_rights import running_with_least_rights
 
 if TYPE_CHECKING:
     from sessions.store.clients import Database
 
 pytest_plugins = ["sessions.testing", "pytester"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How the run's server is set up."""
+    told = "on a server with authentication and TLS, as a user with the rights of sessions.store.rights only"
+    parser.addoption("--least-rights", action="store_true", help=told)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -77,6 +85,16 @@ SLOW_ON_SERVERS: Final = (
 )
 
 
+NOT_BY_LEAST_RIGHTS: Final = {
+    "tests/indexes/": "the index tool has rights of its own: tests/indexes/test_rights.py",
+    **dict.fromkeys(
+        ("tests/failover/", "tests/faults/", "tests/benchmarks/", "tests/contract/test_acknowledged.py"),
+        "it starts servers of its own",
+    ),
+    "tests/contract/test_ambiguous_outcomes.py": "it reads what passes between driver and server, which TLS hides",
+}
+
+
 def is_slow(item: pytest.Item) -> bool:
     """Whether the quick lane leaves it out; of the two drivers it keeps the one that Beanie uses here."""
     called = getattr(item, "callspec", None)  # of a parametrized test
@@ -86,10 +104,15 @@ def is_slow(item: pytest.Item) -> bool:
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest takes out what ``-m`` leaves out
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what the quick lane leaves out."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark as slow what the quick lane leaves out, and skip what has rights or servers of its own."""
     for item in filter(is_slow, items):
         item.add_marker(pytest.mark.slow)
+    if config.option.least_rights:
+        for item in items:
+            for folder, reason in NOT_BY_LEAST_RIGHTS.items():
+                if item.nodeid.startswith(folder):
+                    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -115,3 +138,13 @@ async def shared(mongod_uri: str) -> AsyncIterator["Database"]:
         yield database
     await client.drop_database(database.name)
     await disconnect(client)
+
+
+@pytest.fixture(scope="session")
+def sessions_mongod_uri(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The library's own fixture, or a server on which nobody has more rights than the library asks for."""
+    from sessions.testing.backends import server_of_the_run  # noqa: PLC0415 - pytest rewrites its asserts first
+
+    running = running_with_least_rights if request.config.option.least_rights else running_mongod
+    with server_of_the_run(running) as uri:
+        yield uri

@@ -4,9 +4,10 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -61,7 +62,9 @@ def _must_answer(uri: str) -> None:
 
 
 @contextmanager
-def server_of_the_run() -> Iterator[str]:
+def server_of_the_run(
+    running: Callable[[Path], AbstractAsyncContextManager[str]] = running_mongod,
+) -> Iterator[str]:
     """The URI of MONGODB_URI's server, else of a ``mongod`` that lives as long as the block; a skip without either."""
     if given := os.environ.get("MONGODB_URI"):
         _must_answer(given)
@@ -73,7 +76,7 @@ def server_of_the_run() -> Iterator[str]:
     with ThreadPoolExecutor(1, "sessions-mongod") as thread:
         runner, stack = asyncio.Runner(), AsyncExitStack()
         try:
-            yield thread.submit(runner.run, stack.enter_async_context(running_mongod(binary))).result()
+            yield thread.submit(runner.run, stack.enter_async_context(running(binary))).result()
         finally:
             thread.submit(runner.run, stack.aclose()).result()
             thread.submit(runner.close).result()

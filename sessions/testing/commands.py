@@ -11,7 +11,9 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 class CommandCounter(CommandListener):
     """Counts what the driver sends, by command name; `counting` limits it to a stretch of a test."""
 
-    _UNRELATED: Final = frozenset({"hello", "ismaster", "ping", "endSessions", "killCursors"})
+    _UNRELATED: Final = frozenset(
+        {"hello", "ismaster", "ping", "endSessions", "killCursors", "saslStart", "saslContinue"}
+    )
 
     def __init__(self) -> None:
         self._counts: Counter[str] | None = None

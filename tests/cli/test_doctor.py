@@ -92,9 +92,9 @@ async def test_a_collection_that_cannot_hold_sessions(operator: Operator, shared
     """A view, and one with a default collation, are named as what they are."""
     await shared.drop_collection(COLLECTION)
     if kind == "view":
-        await shared.create_collection(COLLECTION, viewOn="other", pipeline=[])
+        await shared.create_collection(COLLECTION, viewOn="others", pipeline=[], check_exists=False)
     else:
-        await shared.create_collection(COLLECTION, collation={"locale": "en"})
+        await shared.create_collection(COLLECTION, collation={"locale": "en"}, check_exists=False)
     told = await operator("doctor", "--json", "--quick")
     assert told.status == 1
     assert kind in failed(told)["indexes"]

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 
 from sessions import RerunClaim, SessionRepository, open_repository
-from sessions.mongod import _scratch, find_mongod
+from sessions.mongod import find_mongod, scratch_folder
 from sessions.store.clients import connect, default_driver, disconnect
 from tests.support.fail_points import fail_point
 
@@ -35,7 +35,7 @@ def free_ports(number: int) -> list[int]:
 @asynccontextmanager
 async def two_members(binary: Path) -> AsyncIterator[list[int]]:
     """A replica set of two, of which one can be primary; the ports, that one's first."""
-    home = Path(tempfile.mkdtemp(prefix="sessions-two-", dir=_scratch()))
+    home = Path(tempfile.mkdtemp(prefix="sessions-two-", dir=scratch_folder()))
     ports = free_ports(2)
     processes = []
     for port in ports:

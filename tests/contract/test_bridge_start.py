@@ -230,7 +230,7 @@ async def test_in_the_applications_transaction(
     bridge: SessionBridge, repository: SessionRepository, database: Any
 ) -> None:
     """Conversation, session and notification are made together or not at all; a retry finds what the first try made."""
-    await database.create_collection("notifications")
+    await database.create_collection("notifications", check_exists=False)
 
     async def notify(within: Any) -> None:
         started = await bridge.start(1, "t", AskUser("Which day?"), conversation_id="c", client_session=within)

@@ -462,10 +462,7 @@ async def test_a_lost_stream_empties_it_until_another_stands(
     session = await make_session(conversation_id=CONVERSATION)
     await router.route(1, CONVERSATION)
     went_down = asyncio.create_task(_went_down(router))
-    client: Any = database.client
-    data = {"failCommands": ["getMore"], "errorCode": code}
-    await client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": data})
-    async with asyncio.timeout(PATIENCE):
+    async with failing(database, "getMore", mode={"times": 1}, errorCode=code), asyncio.timeout(PATIENCE):
         await went_down
         await elsewhere.ignore(session.session_id, user_id=1)
         assert (await router.route(1, CONVERSATION)).session is None

@@ -14,6 +14,7 @@ from urllib.parse import quote_plus
 import trustme
 from pymongo.errors import PyMongoError
 
+from sessions.mongod import scratch_folder
 from sessions.store.clients import connect, disconnect
 
 PASSWORD: Final = "pa55-never-shown"  # noqa: S105 - of a server that lives for one module
@@ -67,14 +68,17 @@ def _certificates(home: Path) -> list[str]:
 async def running_secured(binary: Path, *, tls: bool = False) -> AsyncIterator[Secured]:
     """Run it on a free loopback port, by TLS only if asked for; leaves nothing behind its block."""
     port = _free_port()
-    with tempfile.TemporaryDirectory(prefix="sessions-mongod-", ignore_cleanup_errors=True) as home:
+    with tempfile.TemporaryDirectory(
+        prefix="sessions-mongod-", dir=scratch_folder(), ignore_cleanup_errors=True
+    ) as home:
         key = Path(home) / "key"
         key.write_text("k" * 64)
         key.chmod(0o600)
         command = [
             *(str(binary), "--auth", "--keyFile", str(key), "--replSet", "rs", "--bind_ip", "127.0.0.1"),
             *("--port", str(port), "--dbpath", home, "--logpath", str(Path(home) / "mongod.log")),
-            *("--unixSocketPrefix", home, "--wiredTigerCacheSizeGB", "0.25"),
+            *("--unixSocketPrefix", home, "--wiredTigerCacheSizeGB", "0.25", "--journalCommitInterval", "10"),
+            *("--setParameter", "enableTestCommands=1"),
             *(_certificates(Path(home)) if tls else ()),
         ]
         running = Secured(port, Path(home) / "authority.pem" if tls else None)
