@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 from bson import Binary, Code, Decimal128, ObjectId
 from bson.datetime_ms import DatetimeMS
-from pymongo import ReplaceOne, UpdateOne, WriteConcern
+from pymongo import WriteConcern
 
 from sessions import (
     ActiveScheduleSessionSnapshot,
@@ -162,8 +162,8 @@ async def test_a_damaged_document_harms_its_own_calls_only(
             if backend.is_real and field == "conversation_id" and kind.startswith("list"):
                 continue  # the server has no place for it in its index, beside the array of replies
             for name, call in CALLS.items():
-                key = {"_id": mine.session_id}
-                await collection.bulk_write([ReplaceOne(key, whole, upsert=True), UpdateOne(key, damage)])
+                await collection.replace_one({"_id": mine.session_id}, whole, upsert=True)
+                await collection.update_one({"_id": mine.session_id}, damage)
                 told = await told_by(call(repository, mine.session_id))
                 is_clamped = kind == "beyond the calendar"
                 if name in ("get", "route") and field not in {*SOUGHT_BY, "history"} and not is_clamped:
