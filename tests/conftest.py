@@ -26,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--least-rights", action="store_true", help=told)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse what would run with all rights and not say so."""
+    if config.option.least_rights and os.environ.get("MONGODB_URI"):
+        raise pytest.UsageError("--least-rights starts a server of its own: unset MONGODB_URI")
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """How many processes share the suite; each starts a server of its own, whose fail points are for the whole server.
 
