@@ -125,11 +125,12 @@ async def run(setting: Setting) -> Tally:
 
 
 async def _left_after(before: set["asyncio.Task[Any]"]) -> list[str]:
-    """The tasks that are there and were not before, once things have settled."""
+    """The tasks that are there and were not before, once things have settled; who they are is told."""
     ends = time.monotonic() + SETTLED_AFTER
     while True:
-        left = [task.get_name() for task in asyncio.all_tasks() - before if not task.done()]
+        left = [f"{task.get_name()}: {task.get_coro()}" for task in asyncio.all_tasks() - before if not task.done()]
         if not left or time.monotonic() > ends:
+            sys.stderr.writelines(f"left behind: {each}\n" for each in left)
             return left
         await asyncio.sleep(0.1)
 
