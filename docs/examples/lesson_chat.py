@@ -5,6 +5,7 @@ Run it with ``python docs/examples/lesson_chat.py``: it plays one conversation a
 
 import asyncio
 import os
+import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -38,7 +39,7 @@ from sessions import (
     action_url,
     open_repository,
 )
-from sessions.mongod import running_mongod
+from sessions.mongod import MongodFailed, running_mongod
 
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
 
@@ -236,4 +237,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except MongodFailed as failed:
+        sys.exit(f"{failed}; MONGODB_URI may name one")

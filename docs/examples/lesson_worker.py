@@ -6,6 +6,7 @@ in its place, ``taskiq worker lesson_worker:broker`` starts a worker, and any nu
 
 import asyncio
 import os
+import sys
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any, Final
@@ -15,7 +16,7 @@ from pymongo import AsyncMongoClient
 from taskiq import InMemoryBroker, TaskiqEvents, TaskiqState
 
 from sessions import ConversationBusy, StoreUnavailable, open_repository
-from sessions.mongod import running_mongod
+from sessions.mongod import MongodFailed, running_mongod
 
 broker: Final = InMemoryBroker()
 BUSY_FOR: Final = timedelta(seconds=1)
@@ -133,4 +134,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except MongodFailed as failed:
+        sys.exit(f"{failed}; MONGODB_URI may name one")

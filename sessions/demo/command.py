@@ -24,7 +24,7 @@ from sessions.domain.errors import SessionError, StoreUnavailable
 from sessions.domain.models import Transition
 from sessions.mongod import MongodFailed, find_mongod, running_mongod
 from sessions.repository import open_repository
-from sessions.store.clients import Client, Database, connect, connect_double, default_driver, disconnect
+from sessions.store.clients import UNUSABLE, Client, Database, connect, connect_double, default_driver, disconnect
 from sessions.store.collection import SessionCollection
 
 EXIT_OK: Final = 0
@@ -107,8 +107,7 @@ async def _connected(uri: str) -> AsyncIterator[Client]:
     """A client of a server that answers."""
     try:
         client: Any = connect(uri)
-    # Not only PyMongoError: a port that is no number is a ValueError. Their texts may hold parts of the URI.
-    except (PyMongoError, ValueError, TypeError) as error:
+    except UNUSABLE as error:
         raise NoStoreError(f"The server's URI cannot be used: {type(error).__name__}.") from None
     try:
         try:

@@ -1,7 +1,9 @@
 """Clients of whichever driver is below: Motor, PyMongo Async, or the in-memory double."""
 
 from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union
+
+from pymongo.errors import PyMongoError
 
 from sessions.extras import needs_extra
 
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
 Database: TypeAlias = Union["AsyncIOMotorDatabase[dict[str, Any]]", "AsyncDatabase[dict[str, Any]]"]
 Client: TypeAlias = Union["AsyncIOMotorClient[dict[str, Any]]", "AsyncMongoClient[dict[str, Any]]"]
 ClientSession: TypeAlias = Union["AsyncIOMotorClientSession", "AsyncClientSession"]
+
+UNUSABLE: Final = (PyMongoError, ValueError, TypeError, OSError)
+"""What `connect` raises: a port that is no number is a ValueError, a TLS file that can't be read an OSError.
+
+Their texts may hold parts of the connection string, so none of them is told or becomes a cause.
+"""
 
 
 def default_driver() -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pymongo.errors import PyMongoError
 
-from sessions.store.clients import Database, connect, disconnect
+from sessions.store.clients import UNUSABLE, Database, connect, disconnect
 
 # To the end of the text, since a password may hold anything, even a blank.
 _A_URI: Final = re.compile(r"mongodb(\+srv)?:.*", re.IGNORECASE | re.DOTALL)
@@ -52,8 +52,7 @@ async def named_database(uri: str | None, name: str | None, **options: Any) -> A
         raise DatabaseNotNamed("say which server: --uri, or the variable MONGODB_URI")
     try:
         client: Any = connect(given, **options)
-    except (PyMongoError, ValueError, TypeError, OSError):  # OSError for TLS files: ssl.SSLError is one
-        # The driver's text quotes parts of the URI, so it must not become the cause either.
+    except UNUSABLE:
         raise DatabaseNotNamed(
             "MongoDB's driver does not accept this connection string, or can't read a TLS file that it names"
         ) from None

@@ -12,10 +12,9 @@ from typing import Any, Final
 
 import pytest
 from pymongo import MongoClient
-from pymongo.errors import PyMongoError
 
 from sessions.mongod import NO_MONGOD, find_mongod, running_mongod
-from sessions.store.clients import Database
+from sessions.store.clients import UNUSABLE, Database
 from sessions.store.document import COLLECTION
 
 _ANSWERS_WITHIN_MS: Final = 10_000
@@ -55,8 +54,7 @@ def _must_answer(uri: str) -> None:
     try:
         with MongoClient[dict[str, Any]](uri, serverSelectionTimeoutMS=_ANSWERS_WITHIN_MS) as client:
             client.admin.command("ping")
-    # Not only PyMongoError: a port that is no number is a ValueError. Their texts may hold parts of the URI.
-    except (PyMongoError, ValueError, TypeError, OSError) as error:
+    except UNUSABLE as error:
         told = f"the server of MONGODB_URI does not answer ({type(error).__name__}): start it, or unset the variable"
         pytest.fail(told, pytrace=False)
 

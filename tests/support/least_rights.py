@@ -56,5 +56,7 @@ async def running_with_least_rights(binary: Path) -> AsyncIterator[str]:
             await client.admin.command({"createRole": USER, "privileges": privileges, "roles": []})
             await client.admin.command({"createUser": USER, "pwd": PASSWORD, "roles": [USER]})
         os.environ[_OPERATOR] = running.uri("root")
-        yield running.uri(USER)
-        del os.environ[_OPERATOR]
+        try:
+            yield running.uri(USER)
+        finally:
+            del os.environ[_OPERATOR]

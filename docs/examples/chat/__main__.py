@@ -5,7 +5,7 @@ import asyncio
 import os
 import signal
 import sys
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any, Final
 
@@ -63,11 +63,12 @@ def main() -> None:
     parser.add_argument("--quiet", action="store_true", help="print nothing")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt):
-        try:
-            asyncio.run(serve(options))
-        except MongodFailed as failed:
-            sys.exit(f"{failed}; MONGODB_URI may name one")
+    try:
+        asyncio.run(serve(options))
+    except KeyboardInterrupt:
+        sys.exit(0)
+    except MongodFailed as failed:
+        sys.exit(f"{failed}; MONGODB_URI may name one")
 
 
 if __name__ == "__main__":
